@@ -30,7 +30,7 @@ class Config(BaseModel):
         """Write the resolved configuration to `path`."""
         path.write_text(self.to_yaml())
 
-    def digest(self) -> str:
+    def fingerprint(self) -> str:
         """Return the sha256 of the resolved configuration, independent of key order."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

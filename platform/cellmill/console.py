@@ -1,0 +1,76 @@
+"""What a person sees in the terminal, and what a program reads from standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+
+_PLAIN_INTERVAL_S = 5.0
+
+
+def emit(payload: Mapping[str, Any], as_json: bool, render: Callable[[], None]) -> None:
+    """Print a command's result: `payload` as one JSON object on standard output, or for people."""
+    if as_json:
+        json.dump(payload, sys.stdout, indent=1, default=str)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    else:
+        render()
+
+
+@contextmanager
+def progress(total: int | None, description: str, unit: str = "cells") -> Iterator[Callable[[int], None]]:
+    """Show progress; yields a function to call with the number of units done since the last call.
+
+    A terminal gets a bar with the time left, anything else a plain line every five seconds.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda n: bar.update(task, advance=n)
+        return
+    yield _PlainProgress(total, description, unit)
+
+
+class _PlainProgress:
+    def __init__(self, total: int | None, description: str, unit: str) -> None:
+        self.total, self.description, self.unit = total, description, unit
+        self.done = 0
+        self.start = self.last = time.monotonic()
+
+    def __call__(self, n: int) -> None:
+        self.done += n
+        now = time.monotonic()
+        finished = self.total is not None and self.done >= self.total
+        if now - self.last < _PLAIN_INTERVAL_S and not finished:
+            return
+        self.last = now
+        elapsed = now - self.start
+        rate = self.done / elapsed if elapsed > 0 else 0.0
+        of = f" of {self.total:,}" if self.total is not None else ""
+        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and rate > 0 and not finished else ""
+        console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{left}")
