@@ -37,9 +37,7 @@ def check_counts(data: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint32]:
         A value is NaN or infinite, negative, not close to an integer, or above 2**32 - 1.
     """
     if data.dtype.kind in "OSU":
-        raise CountsError(
-            f"The matrix holds {data.dtype}, not numbers.", where=where, fix="Store counts as integers."
-        )
+        raise CountsError(f"The matrix holds {data.dtype}, not numbers.", where=where, fix="Store counts as integers.")
     if data.size == 0:
         return data.astype(np.uint32)
     if data.dtype.kind == "b":
@@ -60,9 +58,7 @@ def _from_floats(data: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint32]:
     low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = int(np.count_nonzero(~np.isfinite(data)))
-        raise CountsError(
-            f"{bad} values are NaN or infinite.", where=where, fix="Remove or repair those cells."
-        )
+        raise CountsError(f"{bad} values are NaN or infinite.", where=where, fix="Remove or repair those cells.")
     if low < -TOLERANCE:
         raise CountsError(_negative(low), where=where, fix=_FIX)
     _check_range(high, where)
@@ -71,16 +67,15 @@ def _from_floats(data: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint32]:
     if off.any():
         share = float(off.mean())
         example = float(data[off].flat[0])
-        cause = (
-            "log-transformed (log1p)" if high < _LARGEST_LOG else "normalised or corrected (ambient, imputed)"
-        )
+        cause = "log-transformed (log1p)" if high < _LARGEST_LOG else "normalised or corrected (ambient, imputed)"
         raise CountsError(
             f"These are not raw counts: {share:.1%} of the values are not integers (such as {example:.4g}; "
             f"largest {high:.4g}). They look {cause}.",
             where=where,
             fix=_FIX,
         )
-    return rounded.astype(np.uint32)
+    counts: npt.NDArray[np.uint32] = rounded.astype(np.uint32)
+    return counts
 
 
 def _negative(low: float) -> str:
@@ -89,6 +84,4 @@ def _negative(low: float) -> str:
 
 def _check_range(high: float, where: str) -> None:
     if high > np.iinfo(np.uint32).max:
-        raise CountsError(
-            f"The largest count is {high:.4g}, which no UMI count reaches.", where=where, fix=_FIX
-        )
+        raise CountsError(f"The largest count is {high:.4g}, which no UMI count reaches.", where=where, fix=_FIX)

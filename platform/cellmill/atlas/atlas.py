@@ -1,95 +1,167 @@
-"""An atlas: vocabulary, catalogue, shards and cells in one folder, local or remote."""
+"""An atlas: open it, look at its snapshots, commit to it."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cellmill.atlas.catalog import Catalog, Commit
+from cellmill.atlas.catalog import Catalog, Change, LogEntry
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.snapshot import Snapshot
-from cellmill.atlas.verify import Verification, verify_snapshot
-from cellmill.errors import AtlasError
+from cellmill.errors import AtlasError, SourceError
 from cellmill.genes import Vocabulary, VocabularyStore
 from cellmill.storage import Storage
 
+if TYPE_CHECKING:
+    from cellmill.atlas.verify import Verification
+
+_MARKER = "atlas.json"
 FORMAT = 1
-"""Version of the layout on disk."""
 
 
 class Atlas:
-    """A versioned collection of cells.
+    """Cells of many data sets under one vocabulary, in snapshots that never change.
 
-    Use `open`, `create` or `open_or_create`.
+    Get one with `open`, `create` or `open_or_create`.
+
+    Attributes
+    ----------
+    storage
+        Where it is.
+    id
+        Its identity, which lineage carries.
+    organisms
+        Whose genes its vocabulary may hold.
     """
 
-    def __init__(self, storage: Storage, atlas_id: str) -> None:
+    def __init__(self, storage: Storage, atlas_id: str, organisms: tuple[str, ...]) -> None:
         self.storage = storage
         self.id = atlas_id
+        self.organisms = organisms
+        self.vocabulary_store = VocabularyStore(storage)
         self._catalog = Catalog(storage)
 
+    def __repr__(self) -> str:
+        return f"Atlas({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Path or URL of the atlas."""
+        return self.storage.url
+
     @classmethod
-    def open(cls, url: str) -> Atlas:
+    def open(cls, url: str | Path) -> Atlas:
         """Open an atlas.
 
         Raises
         ------
         AtlasError
-            There is no atlas, or a later Cellmill wrote it.
+            There is none, or a later version of Cellmill wrote it.
         """
         storage = Storage.open(url)
-        if not storage.exists("atlas.json"):
+        if not storage.exists(_MARKER):
+            raise AtlasError("There is no atlas here.", where=storage.url, fix="Make one with `cellmill ingest`.")
+        try:
+            marker = json.loads(storage.get(_MARKER))
+            version, atlas_id, organisms = int(marker["format"]), str(marker["id"]), tuple(marker["organisms"])
+        except (ValueError, KeyError, TypeError, SourceError) as error:
+            raise AtlasError(f"{_MARKER} cannot be read: {error}.", where=storage.url) from error
+        if version > FORMAT:
             raise AtlasError(
-                "There is no atlas here.", where=storage.url, fix="Check the path, or make one with `cellmill ingest`."
-            )
-        head = json.loads(storage.get("atlas.json"))
-        if head.get("format") != FORMAT:
-            raise AtlasError(
-                f"The atlas has format {head.get('format')}; this Cellmill reads format {FORMAT}.",
+                f"The atlas has format {version}; this Cellmill reads up to {FORMAT}.",
                 where=storage.url,
-                fix="Install the Cellmill that wrote it.",
+                fix="Upgrade Cellmill.",
             )
-        return cls(storage, head["id"])
+        return cls(storage, atlas_id, organisms)
 
     @classmethod
-    def open_or_create(cls, url: str) -> Atlas:
-        """Open an atlas, or make an empty one; of several processes that try at once, one makes it."""
+    def create(cls, url: str | Path, organisms: Sequence[str] = ("human",)) -> Atlas:
+        """Make an empty atlas.
+
+        Raises
+        ------
+        AtlasError
+            There is one already.
+        """
         storage = Storage.open(url)
-        if not storage.exists("atlas.json"):
-            Catalog(storage).create()
-            head = {"format": FORMAT, "id": uuid.uuid4().hex[:12]}
-            storage.put_if_absent("atlas.json", json.dumps(head).encode())
+        marker = {"format": FORMAT, "id": uuid.uuid4().hex, "organisms": list(organisms)}
+        # The catalog comes first: whoever finds the marker finds a whole atlas.
+        Catalog(storage).create()
+        if not storage.put_if_absent(_MARKER, json.dumps(marker).encode()):
+            raise AtlasError("There is an atlas already.", where=storage.url, fix="Open it, or choose another path.")
         return cls.open(url)
 
-    @property
-    def url(self) -> str:
-        """Where the atlas is."""
-        return self.storage.url
+    @classmethod
+    def open_or_create(cls, url: str | Path, organisms: Sequence[str] = ("human",)) -> Atlas:
+        """Open the atlas, or make it; safe when several processes do so at once."""
+        if not Storage.open(url).exists(_MARKER):
+            try:
+                return cls.create(url, organisms)
+            except AtlasError:
+                pass  # another process was first
+        return cls.open(url)
 
     def vocabulary(self) -> Vocabulary:
         """Return the vocabulary as it is now."""
-        return VocabularyStore(self.storage).load()
+        return self.vocabulary_store.load()
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """Return a snapshot; the newest without a version.
+        """Return a snapshot, the newest by default.
 
         Raises
         ------
         AtlasError
             There is no such snapshot.
         """
-        found = self._catalog.version() if version is None else version
-        return Snapshot(self.storage, self.id, found, self._catalog.entries(found))
+        number, entries = self._catalog.entries(version)
+        return Snapshot(self, number, entries)
 
-    def log(self) -> list[Commit]:
-        """Return the commits, newest first."""
+    def log(self) -> list[LogEntry]:
+        """Return what made each snapshot, newest first."""
         return self._catalog.log()
 
-    def commit(self, rebase: Callable[[int, tuple[ShardEntry, ...]], Sequence[ShardEntry]], message: str) -> Snapshot:
-        """Add shards in one commit that succeeds or changes nothing; see `Catalog.commit`."""
-        return self.snapshot(self._catalog.commit(rebase, message))
+    def commit(
+        self,
+        add: Sequence[ShardEntry] = (),
+        remove: Sequence[tuple[str, str]] = (),
+        *,
+        message: str = "",
+        facts: dict[str, str] | None = None,
+    ) -> int:
+        """Add and remove shards in one transaction, on top of whatever is newest; return the snapshot's number.
 
-    def verify(self, version: int | None = None) -> Verification:
-        """Read every file of a snapshot and compare it with its checksum."""
-        return verify_snapshot(self.snapshot(version))
+        Shards that are in the newest snapshot already, just so, are not added again; if nothing is left to do there
+        is no new snapshot.
+        """
+
+        def plan(snapshot: Snapshot) -> Change | None:
+            there = {entry.key: entry for entry in snapshot.shards}
+            new = [entry for entry in add if there.get(entry.key) != entry]
+            gone = [key for key in remove if key in there]
+            return Change(new, gone, message, facts or {}) if new or gone else None
+
+        return self.update(plan)[0]
+
+    def update(self, plan: Callable[[Snapshot], Change | None]) -> tuple[int, bool]:
+        """Commit what `plan` makes of the newest snapshot; it is asked again whenever another writer was faster.
+
+        Returns
+        -------
+        tuple
+            Number of the snapshot that holds the change, and whether this call made it.
+
+        Raises
+        ------
+        ConflictError
+            Other writers were faster, time after time.
+        """
+        return self._catalog.commit(lambda version, entries: plan(Snapshot(self, version, entries)))
+
+    def verify(self, version: int | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
+        """Read every byte of a snapshot and compare it with its checksums."""
+        from cellmill.atlas.verify import verify
+
+        return verify(self.snapshot(version), progress=progress)

@@ -1,78 +1,137 @@
-"""Cell metadata: one parquet file a shard, one row a cell, queried without reading more than asked."""
+"""The cells' metadata: one parquet file a shard, one row a cell, in the order of the shard's rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellmill.atlas.entry import ShardEntry
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
 
-OWN_COLUMNS = (
-    "cell_id",
-    "dataset",
-    "shard",
-    "row",
-    "barcode",
-    "source_row",
-    "n_genes",
-    "n_counts",
-    "content_hash",
+FIXED = pa.schema(
+    [
+        ("cell_id", pa.uint64()),
+        ("dataset", pa.string()),
+        ("shard", pa.string()),
+        ("row", pa.int32()),
+        ("barcode", pa.string()),
+        ("source_row", pa.int64()),
+        ("n_genes", pa.int32()),
+        ("n_counts", pa.int64()),
+        ("content_hash", pa.binary(16)),
+    ]
 )
-"""Columns that every atlas has; all others come from the data sets' obs."""
+"""Columns that every cell has; those of the source's `obs` follow."""
+VIRTUAL = ("is_duplicate",)
+"""Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
+
+_ROW_GROUP = 1 << 16
 
 
-def write_cells(storage: Storage, key: str, table: pa.Table) -> None:
-    """Write the metadata of a shard's cells. It is written after the shard, and so marks it as complete."""
-    buffer = BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    storage.put(key, buffer.getvalue())
+def write_cells(storage: Storage, path: str, table: pa.Table) -> None:
+    """Write the metadata of a shard's cells. This is the last file of a shard: it is complete when this is there."""
+    sink = BytesIO()
+    pq.write_table(table, sink, compression="zstd", row_group_size=_ROW_GROUP, write_page_checksum=True)
+    storage.put(path, sink.getvalue())
 
 
-def read_cells(storage: Storage, entry: ShardEntry, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read the metadata of a shard's cells by row; a column that this shard does not have is left out.
+class CellsFile:
+    """The metadata of one shard, opened for projection and filtering.
+
+    Parameters
+    ----------
+    storage
+        The atlas's storage.
+    entry
+        The shard.
 
     Raises
     ------
     IntegrityError
-        The file is not parquet, or has another number of rows than the catalogue says.
+        The file is missing or is no parquet file of as many rows as the shard has.
     """
-    where = storage.join(entry.cells_key)
+
+    def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        self._where = storage.join(entry.cells_path)
+        try:
+            if storage.is_local:
+                source: Any = pa.memory_map(str(storage.local_path(entry.cells_path)))
+            else:
+                source = pa.BufferReader(storage.get(entry.cells_path))
+            self._file = pq.ParquetFile(source, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+        if self._file.metadata.num_rows != entry.n_rows:
+            raise IntegrityError(
+                f"The cells' metadata has {self._file.metadata.num_rows:,} rows, the shard {entry.n_rows:,}.",
+                where=self._where,
+            )
+        self.schema: pa.Schema = self._file.schema_arrow
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Return columns, all rows; a column that this shard lacks is null throughout."""
+        present = [name for name in columns if name in self.schema.names]
+        try:
+            table = self._file.read(columns=present, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(error) from error
+        for name in columns:
+            if name not in present:
+                table = table.append_column(name, pa.nulls(self._file.metadata.num_rows))
+        return table.select(list(columns))
+
+    def constant(self, name: str) -> Any:
+        """Return the value that all cells have in a column by its statistics, or None."""
+        if name not in self.schema.names:
+            return None
+        index = self.schema.names.index(name)
+        found = set()
+        for i in range(self._file.metadata.num_row_groups):
+            statistics = self._file.metadata.row_group(i).column(index).statistics
+            if (
+                statistics is None
+                or not statistics.has_min_max
+                or statistics.null_count
+                or statistics.min != (statistics.max)
+            ):
+                return None
+            found.add(statistics.min)
+        return found.pop() if len(found) == 1 else None
+
+    def _damaged(self, error: Exception) -> IntegrityError:
+        return IntegrityError(f"The cells' metadata cannot be read: {error}.", where=self._where)
+
+
+def unify(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return tables of shards one below the other; a column of several types becomes text.
+
+    Integers beside floats become floats; a missing column is null.
+    """
     try:
-        file = pq.ParquetFile(pa.BufferReader(storage.get(entry.cells_key)))
-        wanted = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-        table = file.read(columns=wanted)
-    except pa.ArrowInvalid as error:
-        raise IntegrityError(f"The cells' metadata cannot be read: {error}", where=where) from error
-    if file.metadata.num_rows != entry.n_cells:
-        raise IntegrityError("The cells' metadata has another number of rows than the catalogue says.", where=where)
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        pass
+    types: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for item in table.schema:
+            if not pa.types.is_null(item.type):
+                types.setdefault(item.name, set()).add(item.type)
+    mixed = {name for name, found in types.items() if len(found) > 1 and not all(map(_is_number, found))}
+    return pa.concat_tables([_as_text(table, mixed) for table in tables], promote_options="permissive")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _as_text(table: pa.Table, names: set[str]) -> pa.Table:
+    for index, item in enumerate(table.schema):
+        if item.name in names:
+            table = table.set_column(index, item.name, pc.cast(table.column(index), pa.string()))
     return table
-
-
-def cell_ids(source_sha256: str, source_rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Return the ids of a source's cells: splitmix64 of the file's digest and the row in it.
-
-    The id stays with a cell through re-sharding, and within a source no two rows share one (splitmix64 is a bijection:
-    Steele, Lea and Flood, OOPSLA 2014).
-
-    Parameters
-    ----------
-    source_sha256
-        Hexadecimal digest of the source file.
-    source_rows : int64 [n]
-
-    Returns
-    -------
-    uint64 [n]
-    """
-    x = source_rows.astype(np.uint64) ^ np.uint64(int(source_sha256[:16], 16))
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

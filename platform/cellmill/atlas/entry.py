@@ -1,6 +1,8 @@
-"""One row of the catalogue: a shard, what it holds, and where it came from."""
+"""One row of the catalog: a shard, what is in it, and where it came from."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import pyarrow as pa
 
@@ -8,59 +10,98 @@ from cellmill.config import Config
 
 
 class ShardEntry(Config):
-    """A shard as the catalogue knows it.
+    """A shard as a snapshot sees it.
 
     Attributes
     ----------
     dataset, digest
-        Name of its data set, and its identity: the digest of input, resolved configuration, recipe and number.
-    n_cells, n_features, nnz, max_genes
-        Size of its matrix, its non-zeros, and the largest number of genes expressed in one of its cells.
+        Name of the shard: ``shards/<dataset>/<digest>.zarr``. The digest is that of its input, the resolved
+        configuration, the recipe's version and the shard's number.
+    n_cells
+        Cells of this shard that the snapshot holds.
+    n_rows
+        Rows of the shard. Rows beyond `n_cells` are hidden by the overlay.
+    n_features, nnz, max_genes
+        Columns; stored counts; the largest number of genes in a cell.
     bytes, checksum
-        Size on disk, and the sha256 over the sha256 of each of its files.
-    organism, licence
-        Of the data set.
-    source_url, source_sha256
-        The file its cells came from.
+        Size of all files of the shard, and the sha256 over their names and sha256 digests.
+    organism
+        Of the cells.
+    source_url, source_sha256, licence
+        The file that the cells came from, and its terms.
     config_digest, recipe
-        What made it.
-    vocabulary_size
-        Size of the vocabulary (with specials) that covers its tokens.
+        Identity of the resolved configuration, and version of the way shards are made.
+    vocabulary_size, vocabulary_digest
+        The vocabulary when the shard was written: its tokens are below this size.
+    overlay
+        Digest of the list of rows that the snapshot hides or marks; empty for none.
+    hash_run
+        Digest of the run of content hashes that includes this shard's cells; empty for none.
     created
-        Time in ISO 8601, UTC.
+        UTC, ISO 8601.
     """
 
     dataset: str
     digest: str
     n_cells: int
+    n_rows: int
     n_features: int
     nnz: int
     max_genes: int
     bytes: int
     checksum: str
     organism: str
-    licence: str
     source_url: str
     source_sha256: str
+    licence: str
     config_digest: str
     recipe: int
     vocabulary_size: int
-    created: str
+    vocabulary_digest: str
+    overlay: str = ""
+    hash_run: str = ""
+    created: str = ""
 
     @property
-    def shard_key(self) -> str:
-        """Folder of the shard in the atlas."""
+    def key(self) -> tuple[str, str]:
+        """Data set and digest: the order of shards in a snapshot."""
+        return self.dataset, self.digest
+
+    @property
+    def shard_path(self) -> str:
+        """Where the counts are, relative to the atlas."""
         return f"shards/{self.dataset}/{self.digest}.zarr"
 
     @property
-    def cells_key(self) -> str:
-        """File of the cells' metadata in the atlas; it is written last, so that it marks a shard as complete."""
+    def cells_path(self) -> str:
+        """Where the cells' metadata is, relative to the atlas."""
         return f"cells/{self.dataset}/{self.digest}.parquet"
 
+    @property
+    def overlay_path(self) -> str:
+        """Where the hidden and marked rows are listed, relative to the atlas."""
+        return f"overlays/{self.dataset}/{self.overlay}.parquet"
 
-CATALOG_SCHEMA = pa.schema(
-    [
-        pa.field(name, pa.int64() if field.annotation is int else pa.string(), nullable=False)
-        for name, field in ShardEntry.model_fields.items()
-    ]
+    @property
+    def hash_run_path(self) -> str:
+        """Where the content hashes are, relative to the atlas."""
+        return f"hashes/{self.hash_run}"
+
+
+SCHEMA = pa.schema(
+    [(name, pa.int64() if field.annotation is int else pa.string()) for name, field in ShardEntry.model_fields.items()]
 )
+"""Columns of the catalog."""
+
+
+def to_table(entries: Iterable[ShardEntry]) -> pa.Table:
+    """Return catalog rows as a table."""
+    return pa.Table.from_pylist([entry.model_dump() for entry in entries], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[ShardEntry]:
+    """Return the rows of a catalog table.
+
+    Values were validated when they were written, so they are not validated again: a catalog may have many rows.
+    """
+    return [ShardEntry.model_construct(**row) for row in table.to_pylist()]

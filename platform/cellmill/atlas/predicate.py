@@ -1,11 +1,17 @@
-"""Predicates over cell metadata: ``donor != 'D7' and n_genes >= 500`` becomes an Arrow expression, without eval."""
+"""Predicates over the cells' metadata: a small language, read with care and never evaluated as Python.
+
+``donor != 'human4' and n_genes >= 500``, ``cell_type in ['alpha', 'beta']``, ``disease is null``,
+``not (assay = "10x 3' v3" or is_primary_data = false)``, ``contains(disease, 'diabetes')``. As in SQL, a comparison
+with a missing value is not true, whichever way it goes.
+"""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import operator
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,107 +19,251 @@ import pyarrow.compute as pc
 
 from cellmill.errors import ConfigError
 
-_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
+_TOKEN = re.compile(
+    r"""(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*") | `(?P<quoted>[^`]+)`
+      | (?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?) | (?P<word>[A-Za-z_][\w.]*)
+      | (?P<equals>(?<![<>=!])=(?!=)) | (?P<differs><>) | (?P<rest>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_KEYWORDS = {
+    **dict.fromkeys(("and", "or", "not", "in", "is")),
+    "null": "None",
+    "none": "None",
+    "true": "True",
+    "false": "False",
 }
-_FIX = "Write for instance: tissue == 'lung' and donor not in ['D1', 'D2'] and n_genes >= 500 and sex is not None."
+_COMPARE: dict[type[ast.cmpop], str] = {
+    ast.Eq: "equal",
+    ast.NotEq: "not_equal",
+    ast.Lt: "less",
+    ast.LtE: "less_equal",
+    ast.Gt: "greater",
+    ast.GtE: "greater_equal",
+}
+_FLIPPED = {"less": "greater", "less_equal": "greater_equal", "greater": "less", "greater_equal": "less_equal"}
+_FIX = "For instance: donor != 'human4' and n_genes >= 500, or cell_type in ['alpha', 'beta'], or disease is null."
 
 
-def parse_where(where: str, columns: Sequence[str]) -> pc.Expression:
-    """Parse a predicate into an Arrow expression.
+@dataclass(frozen=True)
+class Predicate:
+    """A predicate that was read and understood.
 
-    A comparison with a missing value is false, except ``is None``; ``!=`` and ``not in`` are true for a missing value.
-
-    Parameters
+    Attributes
     ----------
-    where
-        Comparisons of columns with numbers, text or lists of them, joined by ``and``, ``or``, ``not`` and brackets.
+    text
+        As it was written.
     columns
-        The columns there are.
+        Names of the columns it looks at, in order of first appearance.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+    _tree: ast.expr
+
+    def mask(self, table: pa.Table) -> pa.ChunkedArray:
+        """Return which rows fulfil the predicate; a missing answer is False.
+
+        Raises
+        ------
+        ConfigError
+            A column is compared with a value of another kind.
+        """
+        try:
+            found = _evaluate(self._tree, table)
+        except (pa.ArrowException, TypeError) as error:
+            raise ConfigError(
+                f"The predicate cannot be applied: {error}.",
+                where=self.text,
+                fix="Text stands in quotes, numbers do not; the columns' types are in `cellmill atlas show`.",
+            ) from error
+        if isinstance(found, pa.Scalar):
+            found = pa.array([found.as_py()] * table.num_rows, pa.bool_())
+        return pc.fill_null(found, False)
+
+    def check(self, known: Iterable[str]) -> None:
+        """Refuse a predicate over columns that are nowhere.
+
+        Raises
+        ------
+        ConfigError
+            Names the column, and the nearest that exists.
+        """
+        names = sorted(set(known))
+        for column in self.columns:
+            if column not in names:
+                near = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+                fix = f"Did you mean {near[0]!r}?" if near else f"Columns: {', '.join(names)}."
+                raise ConfigError(f"The cells have no column {column!r}.", where=self.text, fix=fix)
+
+
+def parse(text: str) -> Predicate:
+    """Read a predicate.
 
     Raises
     ------
     ConfigError
-        The predicate is not valid, or names a column that is not there.
+        It is not in the language.
     """
+    source, names = _to_python(text)
     try:
-        tree = ast.parse(where, mode="eval")
-    except SyntaxError as error:
-        raise ConfigError(f"The predicate cannot be read: {error.msg}.", where=where, fix=_FIX) from None
-    return _Parser(where, columns).boolean(tree.body)
+        tree = ast.parse(source.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError("The predicate is not well-formed.", where=text, fix=_FIX) from error
+    columns: dict[str, None] = {}
+    _check(tree, names, columns, text, 0)
+    return Predicate(text=text, columns=tuple(columns), _tree=_renamed(tree, names))
 
 
-class _Parser:
-    def __init__(self, where: str, columns: Sequence[str]) -> None:
-        self.where, self.columns = where, columns
-
-    def boolean(self, node: ast.expr) -> pc.Expression:
-        match node:
-            case ast.BoolOp(op=op, values=values):
-                parts = [self.boolean(value) for value in values]
-                join = operator.and_ if isinstance(op, ast.And) else operator.or_
-                result = parts[0]
-                for part in parts[1:]:
-                    result = join(result, part)
-                return result
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return ~self.boolean(operand)
-            case ast.Name():
-                return self.column(node)
-            case ast.Compare():
-                return self.comparison(node)
-        raise self.unclear(node)
-
-    def comparison(self, node: ast.Compare) -> pc.Expression:
-        left, result = node.left, None
-        for op, right in zip(node.ops, node.comparators, strict=True):
-            part = self.pair(left, op, right)
-            result = part if result is None else result & part
-            left = right
-        assert result is not None
-        return result
-
-    def pair(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> pc.Expression:
-        if isinstance(op, ast.Is | ast.IsNot):
-            missing = self.column(left).is_null()
-            return missing if isinstance(op, ast.Is) else ~missing
-        if isinstance(op, ast.In | ast.NotIn):
-            inside = self.column(left).isin(pa.array(self.values(right)))
-            return inside if isinstance(op, ast.In) else ~inside
-        if isinstance(left, ast.Name):
-            first, second = self.column(left), self.value(right)
+def _to_python(text: str) -> tuple[str, dict[str, str]]:
+    """Return the predicate in Python's spelling, and the columns behind the names it uses."""
+    names: dict[str, str] = {}
+    parts = []
+    for found in _TOKEN.finditer(text):
+        column = found["quoted"]
+        if word := found["word"]:
+            lower = word.lower()
+            if lower in _KEYWORDS:
+                parts.append(_KEYWORDS[lower] or lower)
+                continue
+            column = word if lower != "contains" else None
+        if column:
+            name = f"column_{len(names)}"
+            names[name] = column
+            parts.append(f" {name} ")
+        elif found["equals"]:
+            parts.append("==")
+        elif found["differs"]:
+            parts.append("!=")
         else:
-            first, second = self.value(left), self.column(right)
-        compared = _COMPARE[type(op)](pc.scalar(first) if not isinstance(first, pc.Expression) else first, second)
-        return pc.coalesce(compared, pc.scalar(isinstance(op, ast.NotEq)))
+            parts.append(found[0])
+    return "".join(parts), names
 
-    def column(self, node: ast.expr) -> pc.Expression:
-        if not isinstance(node, ast.Name):
-            raise self.unclear(node)
-        if node.id not in self.columns:
-            near = difflib.get_close_matches(node.id, self.columns, n=1, cutoff=0.5)
-            fix = f"Did you mean {near[0]!r}?" if near else f"Columns: {', '.join(self.columns)}."
-            raise ConfigError(f"There is no column {node.id!r}.", where=self.where, fix=fix)
-        return pc.field(node.id)
 
-    def value(self, node: ast.expr) -> Any:
-        try:
-            found = ast.literal_eval(node)
-        except ValueError:
-            raise self.unclear(node) from None
-        if not isinstance(found, str | int | float | bool):
-            raise self.unclear(node)
-        return found
+_MAX_DEPTH = 100
 
-    def values(self, node: ast.expr) -> list[Any]:
-        if not isinstance(node, ast.List | ast.Tuple | ast.Set):
-            raise self.unclear(node)
-        return [self.value(item) for item in node.elts]
 
-    def unclear(self, node: ast.expr) -> ConfigError:
-        return ConfigError(f"{ast.unparse(node)!r} is not understood here.", where=self.where, fix=_FIX)
+def _check(node: ast.expr, names: dict[str, str], columns: dict[str, None], text: str, depth: int) -> None:
+    """Refuse everything that is not in the language, and collect the columns."""
+    children: list[ast.expr] = []
+    match node:
+        case ast.BoolOp(values=values):
+            children = values
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            children = [operand]
+        case ast.Compare(left=left, ops=operators, comparators=comparators):
+            operands = [left, *comparators]
+            right_kinds = all(_fits(op, right) for op, right in zip(operators, comparators, strict=True))
+            if not right_kinds or not any(isinstance(item, ast.Name) for item in operands):
+                raise ConfigError("A comparison needs a column and a value.", where=text, fix=_FIX)
+            children = [item for item in operands if isinstance(item, ast.Name)]
+            if any(not isinstance(item, ast.Name) and not _is_value(item) for item in operands):
+                raise ConfigError("A comparison needs a column and a value.", where=text, fix=_FIX)
+        case ast.Call(
+            func=ast.Name(id="contains"), args=[ast.Name() as column, ast.Constant(value=str())], keywords=[]
+        ):
+            children = [column]
+        case ast.Name(id=name) if name in names:
+            columns[names[name]] = None
+        case ast.Constant(value=bool()):
+            pass
+        case _:
+            raise ConfigError("The predicate uses what is not in its language.", where=text, fix=_FIX)
+    if depth > _MAX_DEPTH:
+        raise ConfigError("The predicate is nested too deeply.", where=text)
+    for child in children:
+        _check(child, names, columns, text, depth + 1)
+
+
+def _fits(operator: ast.cmpop, right: ast.expr) -> bool:
+    if isinstance(operator, (ast.In, ast.NotIn)):
+        return isinstance(right, (ast.List, ast.Tuple, ast.Set))
+    if isinstance(operator, (ast.Is, ast.IsNot)):
+        return isinstance(right, ast.Constant) and right.value is None
+    return not isinstance(right, (ast.List, ast.Tuple, ast.Set))
+
+
+def _is_value(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value=str() | int() | float() | None):
+            return True
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
+            return True
+        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+            return all(_is_value(item) for item in items)
+    return False
+
+
+class _Rename(ast.NodeTransformer):
+    def __init__(self, names: dict[str, str]) -> None:
+        self._names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(id=self._names.get(node.id, node.id), ctx=node.ctx)
+
+
+def _renamed(tree: ast.expr, names: dict[str, str]) -> ast.expr:
+    renamed: ast.expr = _Rename(names).visit(tree)
+    return renamed
+
+
+def _evaluate(node: ast.expr, table: pa.Table) -> Any:
+    match node:
+        case ast.BoolOp(op=operator, values=values):
+            combine = pc.and_kleene if isinstance(operator, ast.And) else pc.or_kleene
+            result = _boolean(_evaluate(values[0], table))
+            for value in values[1:]:
+                result = combine(result, _boolean(_evaluate(value, table)))
+            return result
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            return pc.invert(_boolean(_evaluate(operand, table)))
+        case ast.Compare(left=left, ops=operators, comparators=comparators):
+            result = None
+            for comparison, right in zip(operators, comparators, strict=True):
+                one = _compare(left, comparison, right, table)
+                result = one if result is None else pc.and_kleene(result, one)
+                left = right
+            return result
+        case ast.Call(args=[ast.Name(id=column), ast.Constant(value=part)]):
+            return pc.match_substring(pc.cast(table.column(column), pa.string()), part)
+        case ast.Name(id=column):
+            return table.column(column)
+        case ast.Constant(value=value):
+            return pa.scalar(value, pa.bool_())
+    raise TypeError("not a predicate")
+
+
+def _boolean(values: Any) -> Any:
+    return pc.cast(values, pa.bool_()) if pa.types.is_null(values.type) else values
+
+
+def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Table) -> Any:
+    if isinstance(operator, (ast.Is, ast.IsNot)):
+        missing = pc.is_null(_side(left, table), nan_is_null=True)
+        return pc.invert(missing) if isinstance(operator, ast.IsNot) else missing
+    values = _side(left, table)
+    if isinstance(operator, (ast.In, ast.NotIn)):
+        wanted = pa.array(ast.literal_eval(right))
+        if pa.types.is_null(values.type):
+            return pa.nulls(table.num_rows, pa.bool_())
+        if pa.types.is_null(wanted.type):
+            wanted = wanted.cast(values.type)
+        inside = pc.if_else(pc.is_null(values), None, pc.is_in(values, value_set=_like(wanted, values)))
+        return pc.invert(inside) if isinstance(operator, ast.NotIn) else inside
+    name = _COMPARE[type(operator)]
+    other = _side(right, table)
+    if isinstance(values, pa.Scalar) and not isinstance(other, pa.Scalar):
+        values, other, name = other, values, _FLIPPED.get(name, name)
+    if pa.types.is_null(values.type) or pa.types.is_null(other.type):
+        return pa.nulls(table.num_rows, pa.bool_())
+    return pc.call_function(name, [values, other])
+
+
+def _side(node: ast.expr, table: pa.Table) -> Any:
+    return table.column(node.id) if isinstance(node, ast.Name) else pa.scalar(ast.literal_eval(node))
+
+
+def _like(wanted: pa.Array, values: Any) -> pa.Array:
+    """Return a list of values in the type of the column, unless that would change them."""
+    if pa.types.is_integer(values.type) and pa.types.is_floating(wanted.type):
+        return wanted.filter(pc.equal(wanted, pc.floor(wanted))).cast(values.type)
+    return wanted.cast(values.type)

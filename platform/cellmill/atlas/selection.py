@@ -1,75 +1,118 @@
-"""A selection: which cells of a snapshot a predicate keeps, as row numbers by shard."""
+"""A selection: the cells of a snapshot that fulfil a predicate, shard by shard."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from cellmill.atlas.cells import read_cells
+from cellmill.atlas.cells import unify
 from cellmill.atlas.entry import ShardEntry
-from cellmill.errors import ConfigError
+from cellmill.lineage import Lineage
 
 if TYPE_CHECKING:
     from cellmill.atlas.snapshot import Snapshot
 
 
-@dataclass(frozen=True)
 class Selection:
-    """Cells of a snapshot.
+    """Cells of a snapshot. Get one with `Snapshot.select`.
 
     Attributes
     ----------
-    snapshot
-        The snapshot they are of.
-    where
-        The predicate that chose them; None means all.
+    snapshot, where
+        What was selected from, and by which predicate (None for all).
     shards
-        The shards that hold at least one of them, in the snapshot's order.
-    counts : int64 [n_shards]
-        How many each holds.
+        Shards with at least one selected cell, in the snapshot's order.
     """
 
-    snapshot: Snapshot
-    where: str | None
-    shards: tuple[ShardEntry, ...]
-    counts: npt.NDArray[np.int64]
-    _rows: tuple[npt.NDArray[np.uint32] | None, ...]
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        where: str | None,
+        shards: tuple[ShardEntry, ...],
+        rows: tuple[npt.NDArray[np.uint32] | None, ...],
+    ) -> None:
+        self.snapshot = snapshot
+        self.where = where
+        self.shards = shards
+        self._rows = rows
+
+    def __repr__(self) -> str:
+        return f"Selection({self.snapshot.name}, where={self.where!r}, {self.n_cells:,} cells)"
+
+    def rows(self, i: int) -> npt.NDArray[np.uint32] | None:
+        """Return the selected rows of the i-th shard, ascending; None stands for all rows."""
+        return self._rows[i]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Number of selected cells in each shard: int64[n_shards]."""
+        pairs = zip(self.shards, self._rows, strict=True)
+        return np.array([entry.n_rows if rows is None else rows.size for entry, rows in pairs], dtype=np.int64)
 
     @property
     def n_cells(self) -> int:
         """Number of selected cells."""
         return int(self.counts.sum())
 
-    def rows(self, shard: int) -> npt.NDArray[np.uint32] | None:
-        """Return the selected rows of a shard, ascending; None means all of them."""
-        return self._rows[shard]
-
-    def table(self, shard: int, columns: list[str] | None = None) -> pa.Table:
-        """Return the metadata of the selected cells of a shard."""
-        table = read_cells(self.snapshot.storage, self.shards[shard], columns)
-        rows = self._rows[shard]
-        return table if rows is None else table.take(pa.array(rows))
-
-    def column(self, name: str) -> list[pa.ChunkedArray]:
-        """Return one column of the selected cells, by shard.
+    def cells(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the cells' metadata, ordered by shard, then row.
 
         Raises
         ------
         ConfigError
-            A shard does not have the column.
+            A column does not exist.
         """
-        arrays = []
-        for shard, entry in enumerate(self.shards):
-            table = self.table(shard, [name])
-            if name not in table.column_names:
-                raise ConfigError(
-                    f"The data set {entry.dataset!r} has no column {name!r}.",
-                    where=self.snapshot.storage.url,
-                    fix=f"Columns: {', '.join(self.snapshot.columns())}.",
-                )
-            arrays.append(table[name])
-        return arrays
+        names = list(self.snapshot.columns) if columns is None else list(columns)
+        self.snapshot.check_columns(names)
+        tables = self._tables(names)
+        if not tables:
+            return pa.schema([(name, self.snapshot.columns[name]) for name in names]).empty_table()
+        return unify(tables).combine_chunks()
+
+    def column(self, name: str) -> list[npt.NDArray[Any]]:
+        """Return one column of the metadata, an array a shard, aligned with `rows`.
+
+        Text comes as objects (None where it is missing), numbers as numbers (NaN where they are missing).
+
+        Raises
+        ------
+        ConfigError
+            The column does not exist.
+        """
+        self.snapshot.check_columns([name])
+        return [table.column(0).to_numpy() for table in self._tables([name])]
+
+    def codes(self, name: str, classes: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+        """Return the position of each cell's value among `classes`, an array a shard, -1 where it is none of them.
+
+        Raises
+        ------
+        ConfigError
+            The column does not exist.
+        """
+        self.snapshot.check_columns([name])
+        wanted = pa.array(list(classes), pa.string())
+        found = []
+        for table in self._tables([name]):
+            index = pc.index_in(pc.cast(table.column(0), pa.string()), value_set=wanted)
+            found.append(pc.fill_null(index, -1).to_numpy().astype(np.int32))
+        return found
+
+    def lineage(self) -> Lineage:
+        """Return where the selected cells came from."""
+        return self.snapshot.lineage(self)
+
+    def _tables(self, names: list[str]) -> list[pa.Table]:
+        place = {entry.key: i for i, entry in enumerate(self.shards)}
+
+        def one(entry: ShardEntry) -> pa.Table:
+            table = self.snapshot.shard_cells(entry, names)
+            rows = self._rows[place[entry.key]]
+            return table if rows is None else table.take(pa.array(rows))
+
+        return self.snapshot.each(one, self.shards)

@@ -1,190 +1,198 @@
-"""Shards: a block of cells as AnnData-on-zarr v3, written once, checked, and read by runs of rows."""
+"""Reading a shard: its columns' tokens, and runs of its rows."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import zarr
-from anndata.io import write_elem
-from scipy import sparse
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from cellmill.atlas.entry import ShardEntry
-from cellmill.errors import IntegrityError
+from cellmill.atlas.jit import compiled
+from cellmill.atlas.layout import CHUNK, entries_per_file, n_files
+from cellmill.atlas.pipeline import fast_codecs
+from cellmill.errors import CellmillError, IntegrityError
 from cellmill.storage import Storage
 
-CHUNK_ENTRIES = 1 << 17
-"""Entries in a chunk, the unit of decompression: the best of 2^16 to 2^20 for runs of 512 cells and more."""
-ZARR_SHARD_ENTRIES = 1 << 23
-"""Entries in a zarr shard, the unit of storage."""
-_PIPELINE = "zarrs.ZarrsCodecPipeline"
-
-Array = npt.NDArray[Any]
+I64 = npt.NDArray[np.int64]
+_GAP = CHUNK // 2
+"""Entries between two runs up to which reading on is cheaper than reading anew."""
 
 
-@dataclass(frozen=True)
 class Shard:
-    """An open shard.
+    """An open shard. Get one with `open_shard`.
 
     Attributes
     ----------
-    key
-        Where it is, for messages.
-    tokens : uint32 [n_features]
+    entry
+        Its catalog row.
+    tokens : uint32[n_features]
         Token id of each column.
-    indptr : int64 [n_cells + 1]
-        Row pointers.
-    columns, counts
-        The zarr arrays ``X/indices`` and ``X/data``.
+    indptr : int64[n_rows + 1]
+        Where each row's entries begin.
     """
 
-    key: str
-    tokens: npt.NDArray[np.uint32]
-    indptr: npt.NDArray[np.int64]
-    columns: Any
-    counts: Any
+    def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        self.entry = entry
+        self._storage = storage
+        self._where = storage.join(entry.shard_path)
+        try:
+            with fast_codecs(storage.is_local):
+                import zarr
+
+                root: Any = zarr.open_group(storage.zarr_store(entry.shard_path, read_only=True), mode="r")
+                self._root = root
+                self._indices: Any = root["X/indices"]
+                self._data: Any = root["X/data"]
+                self.indptr: npt.NDArray[np.int64] = root["X/indptr"][:]
+                self.tokens: npt.NDArray[np.uint32] = root["var/token"][:].astype(np.uint32, copy=False)
+        except CellmillError:
+            raise
+        except Exception as error:
+            raise self._damaged(error) from error
+        self._check()
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, also of those that a snapshot hides."""
+        return self.indptr.size - 1
+
+    @property
+    def feature_ids(self) -> list[str]:
+        """Feature id of each column."""
+        return [str(name) for name in self._text("var/feature_id")]
+
+    @property
+    def symbols(self) -> list[str]:
+        """Symbol of each column."""
+        return [str(name) for name in self._text("var/symbol")]
 
     def gather(
-        self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
-    ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-        """Read runs of rows ``[start, stop)``, one after the other.
+        self, starts: npt.ArrayLike, stops: npt.ArrayLike
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """Return runs of rows, one after the other.
 
         Parameters
         ----------
-        starts, stops : int64 [n_runs]
+        starts, stops : int64[k]
+            Rows ``starts[i]`` up to, not including, ``stops[i]``.
 
         Returns
         -------
-        columns : uint16 or uint32 [nnz]
-            Column of each entry.
-        counts : uint8, uint16 or uint32 [nnz]
-        indptr : int64 [rows + 1]
+        columns : uint16 or uint32[nnz]
+            Column of each entry, ascending within a row.
+        counts : uint8, uint16 or uint32[nnz]
+            Count of each entry, above zero.
+        indptr : int64[n + 1]
+            Where each of the n rows begins in the two.
 
         Raises
         ------
         IntegrityError
-            A chunk is missing or does not have its checksum.
+            Bytes are missing, or do not have the checksum they were written with.
         """
-        lengths = [np.diff(self.indptr[a : b + 1]) for a, b in zip(starts, stops, strict=True)]
-        indptr = np.zeros(sum(map(len, lengths)) + 1, np.int64)
-        np.cumsum(np.concatenate([np.zeros(0, np.int64), *lengths]), out=indptr[1:])
-        columns = np.empty(indptr[-1], self.columns.dtype)
-        counts = np.empty(indptr[-1], self.counts.dtype)
-        at = 0
+        first, last = np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
+        if first.size and (first.min() < 0 or last.max() > self.n_rows or np.any(last < first)):
+            raise IndexError(f"rows {first.min()} to {last.max()} are asked of a shard of {self.n_rows} rows")
+        begin, end = self.indptr[first], self.indptr[last]
+        self._files_are_there(begin, end)
+        offsets = np.concatenate([[0], np.cumsum(end - begin)])
         try:
-            for a, b in zip(starts, stops, strict=True):
-                low, high = int(self.indptr[a]), int(self.indptr[b])
-                if high > low:
-                    columns[at : at + high - low] = self.columns[low:high]
-                    counts[at : at + high - low] = self.counts[low:high]
-                at += high - low
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
-            raise _unreadable(self.key, error) from error
-        return columns, counts, indptr
+            columns = self._read(self._indices, begin, end, offsets)
+            counts = self._read(self._data, begin, end, offsets)
+        except Exception as error:
+            raise self._damaged(error) from error
+        return columns, counts, _row_starts(self.indptr, first, last, offsets)
+
+    def _read(self, array: Any, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
+        """Return pieces of an array one after the other; pieces that share a chunk are decoded together."""
+        out = np.empty(int(offsets[-1]), dtype=array.dtype)
+        apart = np.flatnonzero((begin[1:] < end[:-1]) | (begin[1:] - end[:-1] > _GAP)) + 1
+        bounds = [0, *apart.tolist(), begin.size] if begin.size else []
+        for i, j in pairwise(bounds):
+            low, high = int(begin[i]), int(end[j - 1])
+            if high == low:
+                continue
+            span = array[low:high]
+            if j - i == 1:
+                out[offsets[i] : offsets[j]] = span
+            else:
+                _copy_pieces(span, begin[i:j] - low, end[i:j] - low, out[offsets[i] : offsets[j]])
+        return out
+
+    def _check(self) -> None:
+        entry = self.entry
+        shapes = (self.n_rows, self.tokens.size, self._indices.shape[0], self._data.shape[0])
+        wanted = (entry.n_rows, entry.n_features, entry.nnz, entry.nnz)
+        lengths = np.diff(self.indptr)
+        if shapes != wanted or self.indptr[0] != 0 or self.indptr[-1] != entry.nnz or np.any(lengths < 0):
+            raise IntegrityError(
+                f"The shard is not what the catalog says: rows, columns and entries are {shapes}, not {wanted}.",
+                where=self._where,
+                fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
+            )
+        self._files_are_there(np.zeros(1, np.int64), np.full(1, entry.nnz))
+
+    def _files_are_there(self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
+        """Refuse a shard with a file gone: zarr would read it as zeros."""
+        if not self._storage.is_local:
+            return
+        length = entries_per_file(self.entry.nnz)
+        touched = {
+            number
+            for start, stop in zip((begin // length).tolist(), (-(-end // length)).tolist(), strict=True)
+            for number in range(start, min(stop, n_files(self.entry.nnz)))
+        }
+        for number in touched:
+            for name in ("indices", "data"):
+                path = self._storage.local_path(f"{self.entry.shard_path}/X/{name}/c/{number}")
+                if not path.is_file():
+                    raise IntegrityError("A file of the shard is missing.", where=str(path))
+
+    def _text(self, name: str) -> Any:
+        try:
+            return self._root[name][:]
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> IntegrityError:
+        return IntegrityError(
+            f"The shard cannot be read: {str(error).strip() or type(error).__name__}.",
+            where=self._where,
+            fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
+        )
 
 
 def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
-    """Open a shard; local files are decoded by the zarrs pipeline, remote ones by zarr's own.
+    """Open a shard for reading; row starts and tokens are loaded, counts stay where they are.
 
     Raises
     ------
     IntegrityError
-        The shard is missing, incomplete or of another size than the catalogue says.
+        A file is missing or damaged, or the shard is not what the catalog says.
     """
-    key = storage.join(entry.shard_key)
-    pipeline = zarr.config.set({"codec_pipeline.path": _PIPELINE}) if storage.is_local else contextlib.nullcontext()
-    try:
-        with pipeline:
-            group: Any = zarr.open_group(storage.zarr_store(entry.shard_key, read_only=True), mode="r")
-            matrix: Any = group["X"]
-            shard = Shard(
-                key=key,
-                tokens=np.asarray(group["var/token"][:], np.uint32),
-                indptr=np.asarray(matrix["indptr"][:], np.int64),
-                columns=matrix["indices"],
-                counts=matrix["data"],
-            )
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise _unreadable(key, error) from error
-    if (len(shard.indptr) - 1, len(shard.tokens), shard.indptr[-1]) != (entry.n_cells, entry.n_features, entry.nnz):
-        raise IntegrityError("The shard is not of the size that the catalogue says.", where=key, fix=_FIX)
-    return shard
+    return Shard(storage, entry)
 
 
-def write_shard(
-    storage: Storage,
-    key: str,
-    matrix: sparse.csr_matrix,
-    *,
-    barcodes: Sequence[str],
-    features: pd.DataFrame,
-) -> None:
-    """Write a shard that `anndata.read_zarr` opens.
-
-    Parameters
-    ----------
-    storage, key
-        Where the shard goes; what an earlier, interrupted run left there is replaced.
-    matrix : csr [n_cells, n_features]
-        Raw counts.
-    barcodes
-        Names of the cells.
-    features
-        ``var``: indexed by feature id, with the columns ``token`` and ``symbol``.
-    """
-    storage.delete_tree(key)
-    group = zarr.open_group(storage.zarr_store(key), mode="w", zarr_format=3)
-    group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    csr = group.create_group("X")
-    csr.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(matrix.shape)})
-    _write(csr, "data", _narrow(matrix.data))
-    _write(csr, "indices", matrix.indices.astype(np.uint16 if matrix.shape[1] <= 1 << 16 else np.uint32))
-    _write(csr, "indptr", matrix.indptr.astype(np.int64))
-    write_elem(group, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode")))
-    write_elem(group, "var", features)
-    for name in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
-        write_elem(group, name, {})
+@compiled
+def _copy_pieces(source: npt.NDArray[Any], begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    position = 0
+    for piece in range(begin.size):
+        for i in range(begin[piece], end[piece]):
+            out[position] = source[i]
+            position += 1
 
 
-def fingerprint(storage: Storage, key: str) -> tuple[int, str]:
-    """Return the size of a shard in bytes, and the sha256 over the sha256 of each of its files, by name."""
-    total, whole = 0, hashlib.sha256()
-    for name in storage.list(key):
-        data = storage.get(name)
-        total += len(data)
-        whole.update(f"{name.removeprefix(key)} {hashlib.sha256(data).hexdigest()}\n".encode())
-    return total, whole.hexdigest()
-
-
-def _write(group: zarr.Group, name: str, values: Array) -> None:
-    chunk = min(CHUNK_ENTRIES, max(1, len(values)))
-    shard = min(ZARR_SHARD_ENTRIES, -(-max(1, len(values)) // chunk) * chunk)
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(chunk,),
-        shards=(shard,),
-        compressors=[BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()],
-    )
-    array[:] = values
-
-
-def _narrow(values: Array) -> Array:
-    largest = int(values.max(initial=0))
-    return values.astype(np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else np.uint32)
-
-
-_FIX = "See `cellmill atlas verify`; restore the file, or ingest its source again."
-
-
-def _unreadable(key: str, error: Exception) -> IntegrityError:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-    return IntegrityError(f"The shard cannot be read: {text}", where=key, fix=_FIX)
+@compiled
+def _row_starts(indptr: I64, first: I64, last: I64, offsets: I64) -> I64:
+    """Return where each row of the runs begins in their concatenation."""
+    starts = np.empty((last - first).sum() + 1, dtype=np.int64)
+    position = 0
+    for run in range(first.size):
+        shift = offsets[run] - indptr[first[run]]
+        for row in range(first[run], last[run]):
+            starts[position] = indptr[row] + shift
+            position += 1
+    starts[position] = offsets[-1]
+    return starts

@@ -1,139 +1,166 @@
-"""A snapshot: one version of the catalogue, and everything that can be asked of it."""
+"""A snapshot: the shards of an atlas at one version, and their cells."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cellmill.atlas.cells import read_cells
+from cellmill.atlas.cells import FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.predicate import parse_where
-from cellmill.atlas.selection import Selection
+from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.predicate import Predicate, parse
+from cellmill.errors import ConfigError
 from cellmill.lineage import Lineage
-from cellmill.storage import Storage
+
+if TYPE_CHECKING:
+    from cellmill.atlas.atlas import Atlas
+    from cellmill.atlas.selection import Selection
+
+T = TypeVar("T")
+_THREADS = 8
 
 
-@dataclass(frozen=True)
 class Snapshot:
-    """A version of an atlas; it never changes.
+    """One version of an atlas; it never changes.
 
     Attributes
     ----------
-    storage
-        Storage of the atlas.
-    atlas_id
-        Identity of the atlas.
-    version
-        Number of the snapshot.
+    atlas, version
+        Which version of which atlas.
     shards
-        Its shards, by data set and digest.
+        Its shards, sorted by data set and digest.
     """
 
-    storage: Storage
-    atlas_id: str
-    version: int
-    shards: tuple[ShardEntry, ...]
+    def __init__(self, atlas: Atlas, version: int, shards: tuple[ShardEntry, ...]) -> None:
+        self.atlas = atlas
+        self.version = version
+        self.shards = shards
+
+    def __repr__(self) -> str:
+        return f"Snapshot({self.atlas.url!r}, version={self.version}, {self.n_cells:,} cells)"
 
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return sum(entry.n_cells for entry in self.shards)
 
+    @property
+    def name(self) -> str:
+        """Identity: the atlas's id and the version."""
+        return f"{self.atlas.id}@{self.version}"
+
     @cached_property
-    def _schema(self) -> pa.Schema:
-        one_per_dataset = {entry.dataset: entry for entry in self.shards}
-        schemas = [
-            pq.read_schema(pa.BufferReader(self.storage.get(entry.cells_key))).remove_metadata()
-            for entry in one_per_dataset.values()
-        ]
-        return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
+    def columns(self) -> dict[str, pa.DataType]:
+        """Columns of the cells' metadata over all shards, with the first type met."""
+        found: dict[str, pa.DataType] = {item.name: item.type for item in FIXED}
+        for schema in self.each(lambda entry: self.cells_file(entry).schema, self.shards):
+            for item in schema:
+                found.setdefault(item.name, item.type)
+        found.update(dict.fromkeys(VIRTUAL, pa.bool_()))
+        return found
 
-    def columns(self) -> tuple[str, ...]:
-        """Return the names of the cells' columns."""
-        return tuple(self._schema.names)
+    def cells(self, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
+        """Return the cells' metadata, ordered by shard, then row.
 
-    def select(self, where: str | None = None) -> Selection:
-        """Choose cells by a predicate.
+        Parameters
+        ----------
+        columns
+            Names; all by default.
+        where
+            A predicate, see `cellmill.atlas.predicate`.
 
         Raises
         ------
         ConfigError
-            The predicate is not valid or names a column that no data set has.
+            A column does not exist, or the predicate is not well-formed.
         """
-        if where is None:
-            counts = np.array([entry.n_cells for entry in self.shards], np.int64)
-            return Selection(self, None, self.shards, counts, (None,) * len(self.shards))
-        expression = parse_where(where, self.columns())
-        kept, rows = [], []
-        for entry in self.shards:
-            table = self._with_all_columns(read_cells(self.storage, entry))
-            found = table.append_column("_at", pa.array(np.arange(entry.n_cells, dtype=np.uint32)))
-            chosen = found.filter(expression)["_at"].to_numpy()
-            if len(chosen):
-                kept.append(entry)
-                rows.append(None if len(chosen) == entry.n_cells else chosen)
-        counts = np.array([e.n_cells if r is None else len(r) for e, r in zip(kept, rows, strict=True)], dtype=np.int64)
-        return Selection(self, where, tuple(kept), counts, tuple(rows))
+        return self.select(where).cells(columns)
 
-    def cells(self, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
-        """Return the metadata of the cells that a predicate keeps, by shard and row."""
-        selection = self.select(where)
-        names = list(columns) if columns is not None else list(self.columns())
-        schema = pa.schema([self._schema.field(name) for name in names if name in self._schema.names])
-        tables = [
-            self._with_all_columns(selection.table(shard, names), schema) for shard in range(len(selection.shards))
-        ]
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+    def select(self, where: str | None = None) -> Selection:
+        """Return the cells that fulfil a predicate.
 
-    def lineage(self, selection: Selection | None = None) -> Lineage:
-        """Return where the snapshot's cells, or the selected ones, came from."""
-        shards = self.shards if selection is None else selection.shards
-        by_dataset: dict[str, list[ShardEntry]] = {}
-        for entry in shards:
-            by_dataset.setdefault(entry.dataset, []).append(entry)
-        return Lineage(
-            kind="snapshot",
-            name=f"snapshot {self.version}",
-            digest=f"{self.atlas_id}@{self.version}",
-            location=self.storage.url,
-            facts={
-                "cells": self.n_cells if selection is None else selection.n_cells,
-                "where": selection.where if selection is not None else None,
-            },
-            parents=tuple(_dataset(name, entries) for name, entries in by_dataset.items()),
+        Raises
+        ------
+        ConfigError
+            The predicate is not well-formed, or a column of it does not exist.
+        """
+        from cellmill.atlas.selection import Selection
+
+        predicate = parse(where) if where is not None and where.strip() else None
+        if predicate is not None:
+            predicate.check(self.columns)
+        rows = self.each(lambda entry: self._rows(entry, predicate), self.shards)
+        counts = [entry.n_rows if found is None else found.size for entry, found in zip(self.shards, rows, strict=True)]
+        kept = [i for i, count in enumerate(counts) if count]
+        return Selection(
+            snapshot=self,
+            where=where if predicate is not None else None,
+            shards=tuple(self.shards[i] for i in kept),
+            rows=tuple(rows[i] for i in kept),
         )
 
-    def _with_all_columns(self, table: pa.Table, schema: pa.Schema | None = None) -> pa.Table:
-        schema = schema or self._schema
-        columns = [
-            table[field.name].cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(table.num_rows, field.type)
-            for field in schema
-        ]
-        return pa.table(columns, schema=schema)
+    def lineage(self, selection: Selection | None = None) -> Lineage:
+        """Return where the cells of the snapshot, or of a selection of it, came from."""
+        from cellmill.atlas.lineage import snapshot_lineage
 
+        return snapshot_lineage(self, selection)
 
-def _dataset(name: str, entries: list[ShardEntry]) -> Lineage:
-    sources = {(entry.source_url, entry.source_sha256) for entry in entries}
-    return Lineage(
-        kind="dataset",
-        name=name,
-        digest=entries[0].config_digest,
-        facts={"cells": sum(entry.n_cells for entry in entries), "shards": len(entries), "licence": entries[0].licence},
-        parents=tuple(
-            Lineage(
-                kind="source",
-                name=url.rpartition("/")[2],
-                digest=digest,
-                location=url,
-                facts={"licence": entries[0].licence},
+    def check_columns(self, names: Sequence[str]) -> None:
+        """Refuse names of columns that no shard has.
+
+        Raises
+        ------
+        ConfigError
+            Names the column, and the nearest that exists.
+        """
+        if unknown := [name for name in names if name not in self.columns]:
+            quoted = parse(f"`{unknown[0]}` is null")
+            quoted.check(self.columns)
+            raise ConfigError(f"The cells have no column {unknown[0]!r}.", where=self.atlas.url)
+
+    def cells_file(self, entry: ShardEntry) -> CellsFile:
+        """Return the metadata of one shard, opened."""
+        return CellsFile(self.atlas.storage, entry)
+
+    def shard_cells(self, entry: ShardEntry, columns: Sequence[str]) -> pa.Table:
+        """Return columns of all rows of one shard, also of those that the snapshot hides."""
+        stored = [name for name in columns if name not in VIRTUAL]
+        table = self.cells_file(entry).read(stored) if stored else None
+        if "is_duplicate" in columns:
+            mark = np.zeros(entry.n_rows, dtype=bool)
+            mark[read_overlay(self.atlas.storage, entry).duplicate] = True
+            column = pa.chunked_array([pa.array(mark)])
+            table = (
+                table.append_column("is_duplicate", column) if table is not None else pa.table({"is_duplicate": column})
             )
-            for url, digest in sorted(sources)
-        ),
-    )
+        return table.select(list(columns)) if table is not None else pa.table({})
+
+    def each(self, function: Callable[[ShardEntry], T], shards: Sequence[ShardEntry]) -> list[T]:
+        """Return what a function of a shard gives for each, in order, several at a time."""
+        if len(shards) < 2:
+            return [function(entry) for entry in shards]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(function, shards))
+
+    def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> npt.NDArray[np.uint32] | None:
+        """Return the visible rows of a shard that fulfil a predicate, None for all rows."""
+        overlay = read_overlay(self.atlas.storage, entry)
+        visible = overlay.visible(entry.n_rows) if overlay.hidden.size else None
+        if predicate is None:
+            return visible
+        if predicate.columns:
+            mask = np.asarray(predicate.mask(self.shard_cells(entry, predicate.columns)))
+        else:
+            mask = np.asarray(predicate.mask(pa.table({"row": np.arange(entry.n_rows)})))
+        if visible is not None:
+            mask = mask & np.isin(np.arange(entry.n_rows), visible)
+        return None if mask.all() else np.flatnonzero(mask).astype(np.uint32)
+
+
+__all__ = ["Snapshot", "unify"]

@@ -1,50 +1,130 @@
-"""Reading every byte of a snapshot again, and holding it against its checksum."""
+"""Verification: every byte of a snapshot is read and compared with its checksums."""
 
 from __future__ import annotations
 
-from cellmill.atlas.cells import read_cells
-from cellmill.atlas.shard import fingerprint
+from collections.abc import Callable
+from functools import partial
+
+from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.hash_run import HashRun
+from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
-from cellmill.errors import CellmillError
+from cellmill.errors import CellmillError, IntegrityError
+
+
+class Damage(Config):
+    """Something in an atlas that is not as it was written."""
+
+    where: str
+    what: str
 
 
 class Verification(Config):
-    """What `verify_snapshot` found.
+    """What `verify` found.
 
     Attributes
     ----------
-    version, shards, cells, bytes
-        What was read.
-    faults
-        One line for each shard that is not as it was written.
+    version
+        The snapshot.
+    shards, bytes
+        How much was read.
+    damage
+        What is not as it was written; empty for a sound snapshot.
     """
 
     version: int
     shards: int
-    cells: int
     bytes: int
-    faults: tuple[str, ...]
+    damage: tuple[Damage, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything is as it was written."""
+        return not self.damage
+
+    def check(self) -> None:
+        """Refuse a damaged snapshot.
+
+        Raises
+        ------
+        IntegrityError
+            Names the first place and how many there are.
+        """
+        if self.damage:
+            first = self.damage[0]
+            raise IntegrityError(
+                f"{len(self.damage)} parts of snapshot {self.version} are damaged, first: {first.what}",
+                where=first.where,
+                fix="Restore them from a copy of the atlas, or delete the shards' files and ingest again.",
+            )
 
 
-def verify_snapshot(snapshot: Snapshot) -> Verification:
-    """Return what is wrong with a snapshot's files; no exception is raised for it."""
-    faults, total = [], 0
-    for entry in snapshot.shards:
-        size, checksum = fingerprint(snapshot.storage, entry.shard_key)
-        total += size
-        if size == 0:
-            faults.append(f"{entry.shard_key}: missing")
-        elif checksum != entry.checksum:
-            faults.append(f"{entry.shard_key}: does not have the checksum it was written with")
+def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None) -> Verification:
+    """Compare all files of a snapshot with their checksums.
+
+    Parameters
+    ----------
+    snapshot
+        What to verify.
+    progress
+        Called with the number of bytes read since the last call.
+    """
+    storage = snapshot.atlas.storage
+    damage: list[Damage] = []
+    total = 0
+
+    def attempt(where: str, check: Callable[[], None]) -> None:
         try:
-            read_cells(snapshot.storage, entry)
+            check()
         except CellmillError as error:
-            faults.append(f"{entry.cells_key}: {error.what}")
-    return Verification(
-        version=snapshot.version,
-        shards=len(snapshot.shards),
-        cells=snapshot.n_cells,
-        bytes=total,
-        faults=tuple(faults),
-    )
+            damage.append(Damage(where=error.where or where, what=error.what))
+
+    attempt(storage.join("vocabulary"), lambda: _check_vocabulary(snapshot))
+    for entry in snapshot.shards:
+        where = storage.join(entry.shard_path)
+        before = len(damage)
+        try:
+            found, size = checksum(storage, shard_keys(storage, entry.dataset, entry.digest))
+        except CellmillError as error:
+            damage.append(Damage(where=error.where or where, what=error.what))
+            continue
+        total += size
+        if found != entry.checksum:
+            damage.append(
+                Damage(where=where, what="The shard's bytes do not have the checksum they were written with.")
+            )
+        if len(damage) == before:
+            attempt(where, partial(_check_shard, snapshot, entry))
+        if progress is not None:
+            progress(size)
+    for path in sorted({entry.hash_run_path for entry in snapshot.shards if entry.hash_run}):
+        attempt(storage.join(path), HashRun(storage, path).verify)
+    return Verification(version=snapshot.version, shards=len(snapshot.shards), bytes=total, damage=tuple(damage))
+
+
+def _check_vocabulary(snapshot: Snapshot) -> None:
+    vocabulary = snapshot.atlas.vocabulary()
+    wanted = {entry.vocabulary_size: entry.vocabulary_digest for entry in snapshot.shards}
+    for size, digest in sorted(wanted.items()):
+        if size > vocabulary.size or vocabulary.prefix(size).digest() != digest:
+            raise IntegrityError(
+                f"The vocabulary's first {size:,} tokens are not those that shards were written with.",
+                where=snapshot.atlas.storage.join("vocabulary"),
+            )
+
+
+def _check_shard(snapshot: Snapshot, entry: ShardEntry) -> None:
+    """Check what checksums do not tell: that the shard, its metadata and the catalog belong together."""
+    shard = open_shard(snapshot.atlas.storage, entry)
+    if shard.tokens.size and int(shard.tokens.max()) >= entry.vocabulary_size:
+        raise IntegrityError("The shard uses a token that the vocabulary does not have.")
+    hidden = read_overlay(snapshot.atlas.storage, entry).hidden.size
+    rows = snapshot.cells_file(entry).read(["row"]).num_rows
+    if rows != entry.n_rows or entry.n_rows - hidden != entry.n_cells:
+        raise IntegrityError(
+            f"The catalog says {entry.n_cells:,} of {entry.n_rows:,} cells; "
+            f"the metadata has {rows:,}, {hidden:,} hidden."
+        )

@@ -2,7 +2,7 @@
 
 from cellmill.genes.config import GeneConfig, Organism
 from cellmill.genes.feature import Feature
-from cellmill.genes.harmonise import harmonise
+from cellmill.genes.harmonisation import harmonise
 from cellmill.genes.mapping import GeneMapping
 from cellmill.genes.organism import detect_organism
 from cellmill.genes.report import GeneReport

@@ -110,10 +110,14 @@ class Resolver:
         return _NONE, Status.AMBIGUOUS if row == AMBIGUOUS else Status.UNKNOWN
 
     def _one_of(self, names: tuple[str, ...]) -> Found:
-        """Return the gene that all of `names` that mean anything agree on."""
-        known = [found for found in map(self._exact, names) if found[1] is not Status.UNKNOWN]
-        rows = {row for row, _ in known}
-        if not known:
+        """Return the gene that all of `names` agree on, asking aliases only if none was ever a gene's symbol.
+
+        What data sets hold are the symbols of their time: ``3-Mar`` was MARCH3, not MAR3, an alias of RTL3.
+        """
+        known = {name: found for name in names if (found := self._exact(name))[1] is not Status.UNKNOWN}
+        official = [found for name, found in known.items() if self.table.is_symbol(name)]
+        rows = {row for row, _ in official or known.values()}
+        if not rows:
             return _NONE, Status.UNKNOWN
         if len(rows) > 1 or _NONE in rows:
             return _NONE, Status.AMBIGUOUS

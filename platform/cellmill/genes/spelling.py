@@ -33,7 +33,7 @@ _DAY_MONTH = re.compile(rf"^(\d{{1,2}})-({_MONTH})$", re.IGNORECASE)
 _MONTH_DAY = re.compile(rf"^({_MONTH})-(\d{{1,2}})$", re.IGNORECASE)
 _ISO = re.compile(r"^\d{4}-(\d{2})-(\d{2})(?:[T ]00:00:00)?$")
 # The stems of symbols that a spreadsheet reads as a month and a day.
-_STEMS = {"Mar": ("MARCH", "MARC", "MAR"), "Sep": ("SEPT", "SEP"), "Dec": ("DEC",), "Oct": ("OCT",), "Feb": ("FEB",)}
+_STEMS = {"Mar": ("MARCH", "MARC", "MAR"), "Sep": ("SEPT", "SEP"), "Dec": ("DEC",)}
 _SPIKE_IN = re.compile(r"^ERCC[-_]?\d{5}$", re.IGNORECASE)
 _VIRAL = re.compile(
     r"^(?:SARS[-_]?CoV|SCoV2|NC_045512|MN908947|HIV[-_]?1|EBV|HCMV|CMV|KSHV|HSV[-_]?[12]|HBV|HCV|HPV\d*|AAV\d*)[-_.]",

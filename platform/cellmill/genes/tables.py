@@ -50,6 +50,8 @@ class GeneTable:
         Approved symbol to row.
     row_of_other
         Previous symbol or alias to row.
+    previous
+        The names in `row_of_other` that were approved symbols, or a release's symbols, before.
     """
 
     def __init__(self, organism: Organism) -> None:
@@ -74,6 +76,7 @@ class GeneTable:
         targets: list[str | None] = names["id"].tolist()
         rows = [AMBIGUOUS if target is None else row[target] for target in targets]
         self.row_of_other: dict[str, int] = dict(zip(names["name"].tolist(), rows, strict=True))
+        self.previous = frozenset(names.loc[names["kind"] == "previous", "name"])
         self._candidates = names[names["id"].isna()].set_index("name")["candidates"]
 
     def __len__(self) -> int:
@@ -82,6 +85,10 @@ class GeneTable:
     def feature(self, row: int) -> Feature:
         """Return the feature of one row."""
         return Feature(self.ids[row], self.symbols[row], "rna", self.organism, self.release)
+
+    def is_symbol(self, name: str) -> bool:
+        """Return whether `name` is, or was, the symbol of a gene rather than an alias."""
+        return name in self.row_of_symbol or name in self.previous
 
     def candidates(self, name: str) -> str:
         """Return the genes that an ambiguous previous symbol or alias may mean, "" where that is not recorded."""

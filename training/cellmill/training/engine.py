@@ -56,7 +56,7 @@ class Engine:
                 "train_micro_batch_size_per_gpu": 1,
                 "gradient_accumulation_steps": 1,
                 "managed_gradient_accumulation": False,
-                "gradient_clipping": optimizer.clip,
+                "gradient_clipping": optimizer.clip if zero_stage else 0.0,
                 "zero_allow_untested_optimizer": True,
                 "zero_optimization": {"stage": zero_stage, "overlap_comm": False},
                 "steps_per_print": 2**31,
@@ -65,6 +65,9 @@ class Engine:
         )
         self._base = base
         self._module = module
+        self._norm: float | None = None
+        if zero_stage == 0:  # without ZeRO, DeepSpeed clips but does not tell the norm
+            base.register_step_pre_hook(lambda *_: self._clip(optimizer.clip))
 
     def __call__(self, *inputs: object) -> Any:
         """Run the module's forward."""
@@ -83,7 +86,11 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        return float(self._engine.get_global_grad_norm() or 0.0) if self._norm is None else self._norm
+
+    def _clip(self, largest: float) -> None:
+        limit = largest if largest > 0 else float("inf")
+        self._norm = float(nn.utils.clip_grad_norm_(self._module.parameters(), limit))
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, fp32 tensor) of every parameter, its Adam moments and every buffer, in a fixed order.
@@ -109,8 +116,10 @@ def prepare_process() -> None:
     """Set what DeepSpeed and torch read once; call before either computes anything in a process."""
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("LOCAL_RANK", "0")  # set by Ray Train where there are several
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        c10d: Any = torch.distributed  # its stores are not in its type stubs
+        c10d.init_process_group("gloo", store=c10d.HashStore(), rank=0, world_size=1)
 
 
 def _device() -> torch.device:

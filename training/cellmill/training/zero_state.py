@@ -38,7 +38,7 @@ def read_state(module: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, T
 
 def write_state(module: nn.Module, optimizer: Optimizer, state: Mapping[str, Tensor], *, steps: int) -> None:
     """Set what `read_state` yielded; the inverse, at any number of ranks."""
-    _create_moments(optimizer, steps)
+    _create_moments(module, optimizer, steps)
     with torch.no_grad():
         for name, param in module.named_parameters():
             _set_weight(param, state[f"weights/{name}"])
@@ -66,7 +66,7 @@ def _whole(param: nn.Parameter) -> Tensor:
     """Return a frozen parameter, which stage 3 partitions too."""
     if not hasattr(param, "ds_id"):
         return param.detach().float().clone()
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters([param]):
         return param.detach().float().clone()
@@ -74,7 +74,7 @@ def _whole(param: nn.Parameter) -> Tensor:
 
 def _set_weight(param: nn.Parameter, value: Tensor) -> None:
     if hasattr(param, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         # Leaving the context with a modifier rank writes the value back into every rank's partition.
         with GatheredParameters([param], modifier_rank=0):
@@ -125,12 +125,20 @@ def _is_partitioned(param: nn.Parameter) -> bool:
     return hasattr(param, "ds_id") or hasattr(param, "_hp_mapping")
 
 
-def _create_moments(optimizer: Optimizer, steps: int) -> None:
-    """Create Adam's state, which torch otherwise makes in the first step."""
+def _create_moments(module: nn.Module, optimizer: Optimizer, steps: int) -> None:
+    """Create Adam's state, which torch otherwise makes in the first step; keep tensors that DeepSpeed refers to."""
+    for param in _masters(module, optimizer):
+        state = optimizer.state[param]
+        state["step"] = torch.tensor(float(steps))
+        for moment in MOMENTS:
+            if moment not in state:
+                state[moment] = torch.zeros_like(param.data)
+
+
+def _masters(module: nn.Module, optimizer: Optimizer) -> Iterator[Tensor]:
+    for param in module.parameters():
+        if hasattr(param, "_z3_optimizer"):  # stage 3 shows its partitions to the optimizer during a step only
+            yield from param._z3_optimizer.fp32_partitioned_groups_flat
+            return
     for group in optimizer.param_groups:
-        for param in group["params"]:
-            optimizer.state[param] = {
-                "step": torch.tensor(float(steps)),
-                "exp_avg": torch.zeros_like(param.data),
-                "exp_avg_sq": torch.zeros_like(param.data),
-            }
+        yield from group["params"]

@@ -1,0 +1,72 @@
+"""`cellmill ingest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from cellmill.config import load_config
+from cellmill.console import console, emit
+from cellmill.ingestion.config import IngestConfig
+
+
+def ingest(
+    config: Annotated[Path, typer.Argument(help="YAML: the atlas, and the data sets to add.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Set a key: --set shard_cells=10000")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Add data sets to an atlas, in one commit: genes harmonised, raw counts checked, every loss reported.
+
+    Ingesting the same file again changes nothing; a run that was cut off goes on where it stopped.
+    """
+    from cellmill.ingestion import pipeline
+
+    loaded = load_config(IngestConfig, config, settings or [])
+    if dry_run:
+        plans = pipeline.plan(loaded)
+        lines = [
+            {
+                "dataset": plan.dataset,
+                "source": plan.url,
+                "organism": plan.organism,
+                "counts": plan.place,
+                "cells": plan.n_cells,
+                "features": len(plan.mapping.names),
+                "known": len(plan.mapping.features),
+                "chunks": len(plan.chunks),
+                "shards": plan.n_shards,
+            }
+            for plan in plans
+        ]
+        emit({"plan": lines}, as_json, lambda: console.print(_table(lines)))
+        return
+    result = pipeline.ingest(loaded)
+
+    def render() -> None:
+        if result.reports:
+            console.print(_table([_line(report) for report in result.model_dump(mode="json")["reports"]]))
+        for name in result.unchanged:
+            console.print(f"{name}: already in the atlas, unchanged")
+        console.print(f"Snapshot {result.snapshot} of {result.atlas}" + ("" if result.changed else " (no change)"))
+        console.print(f"Report: {result.run}", soft_wrap=True)
+
+    emit(result.model_dump(mode="json"), as_json, render)
+
+
+def _line(report: dict[str, object]) -> dict[str, object]:
+    genes = report["genes"]
+    assert isinstance(genes, dict)
+    kept = {key: report[key] for key in ("dataset", "organism", "counts", "cells_in", "cells_out")}
+    lost = {"UMIs lost": f"{genes['umis_lost']:.2%}"}
+    return kept | {"genes in": genes["genes_in"], "genes out": genes["genes_out"]} | lost
+
+
+def _table(lines: list[dict[str, object]]) -> Table:
+    table = Table(*(name.replace("_", " ") for name in lines[0]))
+    for line in lines:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in line.values()))
+    return table

@@ -1,0 +1,99 @@
+"""What to ingest, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from cellmill.cluster import ClusterConfig
+from cellmill.config import Config
+from cellmill.genes import GeneConfig
+
+
+class QualityConfig(Config):
+    """Cells outside these limits are left out, and counted by reason.
+
+    Attributes
+    ----------
+    min_genes, max_genes
+        Expressed genes of a cell, after harmonisation.
+    min_counts, max_counts
+        UMIs of a cell, after harmonisation.
+    """
+
+    min_genes: int = Field(default=1, ge=0)
+    max_genes: int | None = Field(default=None, ge=1)
+    min_counts: int = Field(default=1, ge=0)
+    max_counts: int | None = Field(default=None, ge=1)
+
+
+class SourceConfig(Config):
+    """One data set.
+
+    Attributes
+    ----------
+    path
+        The file, or a pattern of files (``data/*.h5ad``) that together are the data set.
+    dataset
+        Its name in the atlas; the file's name by default.
+    organism
+        ``auto`` recognises human and mouse by the gene names.
+    counts
+        Where the raw counts are: ``X``, ``raw.X``, ``layers/NAME``, or ``auto``, which takes the first of
+        ``layers/counts``, ``raw.X`` and ``X`` that holds counts, and says which.
+    genes
+        The column of ``var`` with gene names; ``index`` takes the index.
+    symbols
+        A second column of ``var``, asked where the first does not lead to a gene.
+    obs
+        Columns of ``obs`` to keep, and their names in the atlas (``old: new``); columns of the CELLxGENE schema are
+        kept without being named.
+    licence
+        Licence of the data, recorded with every shard.
+    """
+
+    path: str
+    dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    organism: Literal["auto", "human", "mouse"] = "auto"
+    counts: str = "auto"
+    genes: str = "index"
+    symbols: str | None = None
+    obs: dict[str, str] = Field(default_factory=dict)
+    licence: str = "unknown"
+
+
+class IngestConfig(Config):
+    """A whole ingestion.
+
+    Attributes
+    ----------
+    atlas
+        Where the atlas is or will be: a path or an object store URL.
+    sources
+        The data sets.
+    output
+        Directory of the run; by default one of its own below the atlas's ``reports``, or below the working directory
+        for a remote atlas.
+    genes, quality
+        Limits on genes and cells.
+    shard_cells
+        Cells in a shard.
+    chunk_mb
+        Memory that a task may use for the matrix it reads; larger files are read in more chunks.
+    backend
+        ``ray`` runs chunks as Ray Data tasks, ``local`` runs them in this process.
+    cluster
+        Which Ray cluster.
+    """
+
+    atlas: str
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    output: Path | None = None
+    genes: GeneConfig = GeneConfig()
+    quality: QualityConfig = QualityConfig()
+    shard_cells: int = Field(default=65_536, ge=1)
+    chunk_mb: int = Field(default=256, ge=1)
+    backend: Literal["ray", "local"] = "ray"
+    cluster: ClusterConfig = ClusterConfig()

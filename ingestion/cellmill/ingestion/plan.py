@@ -1,0 +1,168 @@
+"""A source's plan: everything that is decided before its matrix is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.errors import ConfigError, GeneMappingError
+from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
+from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.places import find_counts
+from cellmill.ingestion.sources import Source
+
+RECIPE = 1
+"""Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
+
+_BYTES_PER_ENTRY = 24  # value, index, and the copies that harmonising makes of them
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """One source, ready to be read in any process.
+
+    Attributes
+    ----------
+    path
+        The file, or None for an AnnData in memory.
+    dataset, url, sha256
+        Name and identity.
+    organism
+        Given or recognised.
+    place
+        Where the counts are.
+    mapping
+        Columns to features.
+    n_cells, n_shards
+        Size of the source, and in how many shards it will be.
+    chunks
+        Ranges of rows that are read at once.
+    digest
+        Identity of the result: of the input, of what the configuration says about it, and of the recipe.
+    """
+
+    path: Path | None
+    config: SourceConfig
+    dataset: str
+    url: str
+    sha256: str
+    organism: Organism
+    place: str
+    mapping: GeneMapping
+    n_cells: int
+    n_shards: int
+    chunks: tuple[tuple[int, int], ...]
+    digest: str
+
+    def shard_digest(self, number: int) -> str:
+        """Return the identity of one shard."""
+        return hashlib.sha256(f"{self.digest}/{number}/{self.n_shards}".encode()).hexdigest()[:32]
+
+    @property
+    def shard_digests(self) -> list[str]:
+        """Identities of all shards, by number."""
+        return [self.shard_digest(number) for number in range(self.n_shards)]
+
+    @property
+    def shuffle_key(self) -> np.uint64:
+        """Seed of the order in which cells are written."""
+        return np.uint64(int(self.sha256[16:32], 16))
+
+
+def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest: IngestConfig) -> SourcePlan:
+    """Look at a source's metadata and decide what will be done with it.
+
+    Raises
+    ------
+    SourceError, CountsError
+        The source cannot be read, or holds no raw counts.
+    GeneMappingError
+        The organism cannot be recognised.
+    ConfigError
+        A column that the configuration names is not there.
+    """
+    place = find_counts(source, config.counts)
+    var = source.var(place)
+    names = _column(var, config.genes, source.url, "genes")
+    symbols = _column(var, config.symbols, source.url, "symbols") if config.symbols else None
+    organism = config.organism if config.organism != "auto" else detect_organism(names)
+    if organism is None:
+        raise GeneMappingError(
+            f"The gene names ({', '.join(names[:4])}, ...) are of no organism that is known.",
+            where=source.url,
+            fix="Set `organism`, or `genes` to the column of var that holds Ensembl ids or symbols. There are: "
+            + (", ".join(map(str, var.columns)) or "none")
+            + ".",
+        )
+    missing = [name for name in config.obs if name not in source.obs().columns]
+    if missing:
+        raise ConfigError(
+            f"The data set has no obs column {missing[0]!r}.",
+            where=source.url,
+            fix=f"There are: {', '.join(map(str, source.obs().columns))}.",
+        )
+    n_cells = source.n_cells
+    per_chunk = _rows_per_chunk(n_cells, source.entries(place), ingest.chunk_mb)
+    identity = {
+        "input": source.sha256,
+        "source": config.model_dump(mode="json", exclude={"path"}),
+        "dataset": source.name,
+        "genes": ingest.genes.model_dump(mode="json", exclude={"max_genes_lost", "max_umis_lost"}),
+        "quality": ingest.quality.model_dump(mode="json"),
+        "shard_cells": ingest.shard_cells,
+        "recipe": RECIPE,
+    }
+    return SourcePlan(
+        path=path,
+        config=config,
+        dataset=source.name,
+        url=source.url,
+        sha256=source.sha256,
+        organism=organism,
+        place=place,
+        mapping=harmonise(names, organism=organism, symbols=symbols, config=ingest.genes),
+        n_cells=n_cells,
+        n_shards=-(-n_cells // ingest.shard_cells),
+        chunks=tuple((a, min(a + per_chunk, n_cells)) for a in range(0, n_cells, per_chunk)),
+        digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+    )
+
+
+def _rows_per_chunk(n_cells: int, entries: int, megabytes: int) -> int:
+    per_cell = max(1.0, entries / max(1, n_cells)) * _BYTES_PER_ENTRY
+    return max(1, int(megabytes * 1e6 / per_cell))
+
+
+def _column(var: object, name: str | None, url: str, key: str) -> list[str]:
+    import pandas as pd
+
+    assert isinstance(var, pd.DataFrame)
+    if name == "index" or name is None:
+        return [str(value) for value in var.index]
+    if name not in var.columns:
+        raise ConfigError(
+            f"var has no column {name!r}.",
+            where=url,
+            fix=f"Set `{key}` to one of: index, {', '.join(map(str, var.columns))}.",
+        )
+    return [str(value) for value in var[name]]
+
+
+def shard_of(
+    source_rows: npt.NDArray[np.int64], key: np.uint64, n_shards: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]:
+    """Return the shard of each cell, and the rank by which cells are ordered in it.
+
+    Both are functions of the row and the key alone, so that chunks need not know of each other: the rank is a mix of
+    row and key, and the shard its remainder.
+    """
+    x = source_rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ key
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    rank = x ^ (x >> np.uint64(31))
+    return (rank % np.uint64(n_shards)).astype(np.int64), rank

@@ -1,0 +1,77 @@
+"""What an ingestion did, and the run's directory that tells of it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellmill.atlas import Atlas, Snapshot
+from cellmill.config import Config
+from cellmill.ingestion.config import IngestConfig
+from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.plots import cell_figure, gene_figure
+from cellmill.runs import Run
+
+
+class IngestResult(Config):
+    """What an ingestion did.
+
+    Attributes
+    ----------
+    atlas, snapshot
+        The atlas, and the snapshot that holds the data sets.
+    changed
+        Whether a commit was made; ingesting the same again makes none.
+    reports
+        What happened to each data set.
+    unchanged
+        Data sets that were in the atlas already, just so.
+    run
+        The run's directory.
+    """
+
+    atlas: str
+    snapshot: int
+    changed: bool
+    reports: tuple[DatasetReport, ...]
+    unchanged: tuple[str, ...]
+    run: Path
+
+
+def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[DatasetReport]) -> Path:
+    """Write the run's directory: resolved configuration, summary, plots and lineage."""
+    run = Run.create(config.output or _own_directory(config), "ingest", config)
+    summary = {
+        "atlas": snapshot.atlas.url,
+        "snapshot": snapshot.version,
+        "cells": snapshot.n_cells,
+        "datasets": {report.dataset: _line(report) for report in reports},
+        "genes": {report.dataset: {str(key): n for key, n in report.genes.genes.items()} for report in reports},
+    }
+    run.summary(summary)
+    if reports:
+        run.figure("genes_and_umis", gene_figure(reports))
+        run.figure("cells", cell_figure(reports))
+    run.lineage(snapshot.lineage())
+    return run.path
+
+
+def _line(report: DatasetReport) -> dict[str, str | int]:
+    return {
+        "organism": report.organism,
+        "licence": report.licence,
+        "counts in": report.counts,
+        "cells in": report.cells_in,
+        "cells kept": report.cells_out,
+        "genes in": report.genes.genes_in,
+        "genes out": report.genes.genes_out,
+        "UMIs lost": f"{report.genes.umis_lost:.2%}",
+    }
+
+
+def _own_directory(config: IngestConfig) -> Path:
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+    storage = Atlas.open(config.atlas).storage
+    return storage.local_path(f"reports/runs/{name}") if storage.is_local else Path(f"ingest-{name}")

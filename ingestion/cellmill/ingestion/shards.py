@@ -1,0 +1,87 @@
+"""Writing a shard of a data set, and recognising one that is already there."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cellmill.atlas import ShardEntry
+from cellmill.atlas.cells import FIXED, write_cells
+from cellmill.atlas.writing import checksum, shard_keys, write_counts
+from cellmill.genes import Vocabulary
+from cellmill.ingestion.chunk import Block
+from cellmill.ingestion.plan import RECIPE, SourcePlan
+from cellmill.storage import Storage
+
+_ENTRY = b"cellmill.entry"
+
+
+def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabulary: Vocabulary) -> ShardEntry:
+    """Write a shard and, after it, its cells' metadata, which marks it as complete."""
+    digest = plan.shard_digest(number)
+    features = plan.mapping.features
+    tokens = vocabulary.lookup([feature.id for feature in features])
+    draft = ShardEntry(
+        dataset=plan.dataset,
+        digest=digest,
+        n_cells=block.matrix.shape[0],
+        n_rows=block.matrix.shape[0],
+        n_features=len(features),
+        nnz=int(block.matrix.nnz),
+        max_genes=int(np.diff(block.matrix.indptr).max(initial=0)),
+        bytes=0,
+        checksum="",
+        organism=plan.mapping.features[0].organism or plan.organism,
+        licence=plan.config.licence,
+        source_url=plan.url,
+        source_sha256=plan.sha256,
+        config_digest=plan.digest,
+        recipe=RECIPE,
+        vocabulary_size=vocabulary.size,
+        vocabulary_digest=vocabulary.digest(),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    # What an interrupted run left may be of any length; a shard is complete only with its cells' metadata.
+    storage.delete_tree(draft.shard_path)
+    write_counts(
+        storage,
+        draft.shard_path,
+        indptr=block.matrix.indptr.astype(np.int64),
+        indices=block.matrix.indices,
+        data=block.matrix.data,
+        features=features,
+        tokens=tokens.astype(np.uint32),
+        barcodes=block.cells["barcode"].to_pylist(),
+    )
+    write_cells(storage, draft.cells_path, _table(block, draft))
+    return _sealed(storage, draft)
+
+
+def _sealed(storage: Storage, draft: ShardEntry) -> ShardEntry:
+    digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest))
+    return draft.model_copy(update={"bytes": size, "checksum": digest})
+
+
+def _table(block: Block, entry: ShardEntry) -> pa.Table:
+    n = entry.n_rows
+    own = {
+        "shard": pa.array([entry.digest] * n),
+        "row": pa.array(np.arange(n, dtype=np.int32)),
+    }
+    fixed = {
+        name: own.get(name, block.cells[name] if name in block.cells.column_names else None) for name in FIXED.names
+    }
+    others = {name: block.cells[name] for name in block.cells.column_names if name not in fixed}
+    return pa.table({**fixed, **others}).replace_schema_metadata({_ENTRY: entry.model_dump_json()})
+
+
+def existing(storage: Storage, plan: SourcePlan, number: int) -> ShardEntry | None:
+    """Return the shard if an earlier run completed it, committed or not."""
+    key = f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet"
+    if not storage.exists(key):
+        return None
+    metadata = pq.read_schema(pa.BufferReader(storage.get(key))).metadata
+    return _sealed(storage, ShardEntry.model_validate_json(metadata[_ENTRY]))

@@ -1,0 +1,93 @@
+"""An AnnData in memory as a source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from cellmill.errors import SourceError
+
+
+class AnnDataSource:
+    """Cells of an AnnData object.
+
+    Parameters
+    ----------
+    adata
+        The object; it is not changed.
+    name
+        Name of the data set.
+    url
+        Where it came from; an object made in memory has none.
+    sha256
+        Digest of the file it came from; by default a digest of its content (matrices, names and ``obs``).
+    """
+
+    def __init__(self, adata: ad.AnnData, name: str, url: str = "", sha256: str = "") -> None:
+        if adata.n_obs == 0:
+            raise SourceError("There are no cells.", where=url or name)
+        self._adata = adata
+        self.name = name
+        self.url = url or f"memory:{name}"
+        self.sha256 = sha256 or self._digest()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self._adata.n_obs)
+
+    def places(self) -> Sequence[str]:
+        """Return the places where counts may be, the likeliest first."""
+        layers = [f"layers/{name}" for name in self._adata.layers]
+        first = [place for place in layers if place == "layers/counts"]
+        raw = ["raw.X"] if self._adata.raw is not None else []
+        own = ["X"] if self._adata.X is not None else []
+        return [*first, *raw, *own, *(place for place in layers if place not in first)]
+
+    def entries(self, place: str) -> int:
+        """Return the number of stored values of the matrix at `place`."""
+        matrix = self._matrix(place)
+        return int(matrix.nnz if sparse.issparse(matrix) else matrix.size)
+
+    def var(self, place: str) -> pd.DataFrame:
+        """Return the features' table that belongs to the matrix at `place`."""
+        table: pd.DataFrame = self._adata.raw.var if place == "raw.X" else self._adata.var
+        return table
+
+    def obs(self) -> pd.DataFrame:
+        """Return the cells' table."""
+        table: pd.DataFrame = self._adata.obs
+        return table
+
+    def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
+        """Read rows ``[start, stop)`` of the matrix at `place`."""
+        return sparse.csr_matrix(self._matrix(place)[start:stop])
+
+    def _matrix(self, place: str) -> Any:
+        if place == "X":
+            return self._adata.X
+        if place == "raw.X" and self._adata.raw is not None:
+            return self._adata.raw.X
+        name = place.removeprefix("layers/")
+        if name not in self._adata.layers:
+            raise SourceError(
+                f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
+            )
+        return self._adata.layers[name]
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for place in self.places():
+            matrix = sparse.csr_matrix(self._matrix(place))
+            for part in (matrix.data, matrix.indices, matrix.indptr):
+                digest.update(np.ascontiguousarray(part).tobytes())
+            digest.update("\0".join(map(str, self.var(place).index)).encode())
+        obs = pd.util.hash_pandas_object(self._adata.obs.astype(str), index=True).to_numpy()
+        digest.update(obs.tobytes())
+        return digest.hexdigest()

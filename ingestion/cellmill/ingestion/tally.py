@@ -1,0 +1,52 @@
+"""Adding up what the chunks of a source report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+
+from cellmill.ingestion.backend import Row
+from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.plan import SourcePlan
+
+
+class Tally:
+    """The sums over a source's chunks.
+
+    Parameters
+    ----------
+    plan
+        The source.
+    """
+
+    def __init__(self, plan: SourcePlan) -> None:
+        self._plan = plan
+        self._umis = np.zeros(len(plan.mapping.names))
+        self._cells_in = self._cells_out = 0
+        self._dropped: Counter[str] = Counter()
+
+    def add(self, row: Row) -> None:
+        """Add a chunk's result."""
+        self._umis += np.asarray(row["umis"])
+        self._cells_in += int(row["cells_in"])
+        self._cells_out += int(row["cells_out"])
+        self._dropped.update(json.loads(row["dropped"]))
+
+    def report(self) -> DatasetReport:
+        """Return the data set's report."""
+        plan = self._plan
+        return DatasetReport(
+            dataset=plan.dataset,
+            url=plan.url,
+            sha256=plan.sha256,
+            licence=plan.config.licence,
+            organism=plan.organism,
+            counts=plan.place,
+            genes=plan.mapping.report(self._umis),
+            cells_in=self._cells_in,
+            cells_out=self._cells_out,
+            dropped=dict(self._dropped),
+            shards=plan.n_shards,
+        )

@@ -1,0 +1,118 @@
+"""A snapshot, or a part of it, as an ordinary AnnData."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy import sparse
+
+from cellmill.atlas.atlas import Atlas
+from cellmill.atlas.selection import Selection
+from cellmill.atlas.shard import open_shard
+from cellmill.atlas.snapshot import Snapshot
+from cellmill.errors import ConfigError
+from cellmill.genes import N_SPECIALS, Vocabulary
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def read(url: str | Path, version: int | None = None, where: str | None = None) -> AnnData:
+    """Read cells into memory.
+
+    Parameters
+    ----------
+    url
+        Path or URL of the atlas.
+    version
+        Number of a snapshot; the newest by default.
+    where
+        A predicate over the cells' metadata, see `cellmill.atlas.predicate`.
+
+    Returns
+    -------
+    AnnData
+        ``X`` holds the counts as CSR (float32 with int32 indices, or float64 where a count is above 2**24). ``var``
+        holds the genes of the data sets that were read, by Ensembl id, with symbol and token id. ``obs`` holds the
+        metadata by barcode, or by data set and barcode, or by cell id, whichever is unique.
+
+    Raises
+    ------
+    AtlasError
+        There is no such atlas or snapshot.
+    ConfigError
+        The predicate is not valid, or selects no cell.
+    """
+    atlas = Atlas.open(url)
+    return read_snapshot(atlas.snapshot(version), atlas.vocabulary(), where)
+
+
+def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None = None) -> AnnData:
+    """Read cells of an open snapshot into memory; see `read`."""
+    from anndata import AnnData
+
+    selection = snapshot.select(where)
+
+    if not selection.n_cells:
+        raise ConfigError(
+            "No cell fulfils the predicate." if selection.where else "The snapshot has no cells.",
+            where=selection.where or snapshot.atlas.url,
+        )
+    shards = [open_shard(snapshot.atlas.storage, entry) for entry in selection.shards]
+    tokens = np.unique(np.concatenate([shard.tokens for shard in shards]))
+    blocks = []
+    for i, shard in enumerate(shards):
+        first, last = _runs(selection.rows(i), shard.n_rows)
+        columns, counts, indptr = shard.gather(first, last)
+        place = np.searchsorted(tokens, shard.tokens).astype(np.int32)
+        exact = np.float32 if int(counts.max(initial=0)) <= 1 << 24 else np.float64
+        shape = (indptr.size - 1, tokens.size)
+        blocks.append(sparse.csr_matrix((counts.astype(exact), place[columns], indptr), shape=shape))
+    matrix = sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+    matrix.sort_indices()
+    features = [vocabulary.features[token - N_SPECIALS] for token in tokens.tolist()]
+    var = pd.DataFrame(
+        {
+            "symbol": [feature.symbol for feature in features],
+            "token": tokens,
+            "organism": pd.Categorical([feature.organism for feature in features]),
+        },
+        index=pd.Index([feature.id for feature in features], name="feature_id"),
+    )
+    found = AnnData(X=matrix, obs=_obs(selection), var=var)
+    found.uns["cellmill_atlas"] = {"snapshot": snapshot.name, "where": selection.where or ""}
+    return found
+
+
+def _runs(rows: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows as runs of neighbours: first of each, and one after its last."""
+    if rows is None:
+        return np.array([0]), np.array([n_rows])
+    rows = rows.astype(np.int64)
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return rows[np.concatenate([[0], breaks])], rows[np.concatenate([breaks - 1, [rows.size - 1]])] + 1
+
+
+def _obs(selection: Selection) -> pd.DataFrame:
+    table = selection.cells()
+    hashes = [value.hex() for value in table.column("content_hash").to_pylist()]
+    table = table.drop_columns(["content_hash", "shard", "row"])
+    for index, item in enumerate(table.schema):
+        if pa.types.is_string(item.type) and item.name != "barcode":
+            table = table.set_column(index, item.name, table.column(index).dictionary_encode())
+        elif pa.types.is_null(item.type):
+            table = table.set_column(index, item.name, table.column(index).cast(pa.float64()))
+    obs: pd.DataFrame = table.to_pandas()
+    obs["content_hash"] = hashes
+    names = obs["barcode"].astype(str)
+    if not names.is_unique:
+        names = obs["dataset"].astype(str) + ":" + names
+    if not names.is_unique:
+        names = obs["cell_id"].map("{:016x}".format)
+    obs.index = pd.Index(names.to_numpy(), dtype=str)
+    obs["barcode"] = obs.pop("barcode").to_numpy()
+    return obs

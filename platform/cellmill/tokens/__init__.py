@@ -1,0 +1,8 @@
+"""Tokenisation: counts of cells to packed token channels, in numba, without Ray and torch."""
+
+from cellmill.tokens.block import CellBlock
+from cellmill.tokens.config import TokenConfig
+from cellmill.tokens.packed import PackedBatch
+from cellmill.tokens.tokeniser import Tokeniser
+
+__all__ = ["CellBlock", "PackedBatch", "TokenConfig", "Tokeniser"]

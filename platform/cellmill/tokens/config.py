@@ -1,0 +1,53 @@
+"""How a cell becomes tokens."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from cellmill.config import Config
+
+
+class TokenConfig(Config):
+    """How a cell becomes tokens.
+
+    Attributes
+    ----------
+    value
+        ``bins``: scGPT's quantile bins of the cell, ties drawn at random; ``midrank``: the same with ties at the
+        middle of their bins, without chance; ``log1p``: logarithms of counts, normalised if `normalize_total` is set.
+    n_bins
+        Bins, that of zero included.
+    max_genes
+        Genes of a cell at most, without ``<cls>``; of more, a random sample is taken anew each epoch.
+    sampling
+        ``uniform``; or ``expressed_first``, which takes zeros only where expressed genes do not fill the cell.
+    include_zero
+        ``none``: expressed genes only; ``panel``: every gene of the panel.
+    normalize_total
+        Counts of a cell are scaled to this sum before ``log1p``.
+    cls_value
+        Value of ``<cls>``: -2 in scGPT's pretraining and embedding, 0 in its fine-tuning.
+    prompt_ratios
+        Shares of genes to generate, of which each cell draws one; empty for none.
+    mask_ratio
+        Share of a cell's genes whose values are hidden; ``<cls>`` never is.
+    """
+
+    value: Literal["bins", "midrank", "log1p"] = "bins"
+    n_bins: int = Field(default=51, ge=3, le=256)
+    max_genes: int = Field(default=1200, ge=1)
+    sampling: Literal["uniform", "expressed_first"] = "uniform"
+    include_zero: Literal["none", "panel"] = "none"
+    normalize_total: float | None = Field(default=None, gt=0)
+    cls_value: float = -2.0
+    prompt_ratios: tuple[float, ...] = ()
+    mask_ratio: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("prompt_ratios")
+    @classmethod
+    def _shares(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < ratio < 1 for ratio in ratios):
+            raise ValueError("every prompt ratio must lie between 0 and 1")
+        return ratios

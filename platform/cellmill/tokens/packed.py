@@ -1,0 +1,136 @@
+"""A packed batch: the token channels of some cells, one cell after the other, without padding."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Array = npt.NDArray[Any]
+
+_CHANNELS = ("gene", "value", "condition", "is_gen", "masked")
+_CELLS = ("cu_seqlens", "n_pcpt", "cell_id")
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Tokens of some cells: per cell ``<cls>``, perceptual tokens, generative tokens.
+
+    Attributes
+    ----------
+    gene : uint16 or uint32 [tokens]
+        Token of the gene.
+    value : uint8 or float32 [tokens]
+        True values, those of generative and masked tokens too; the slot of ``<cls>`` holds 0 and means `cls_value`.
+    is_gen : bool [tokens]
+        Generative tokens.
+    cu_seqlens : int32 [cells + 1]
+        Where cells begin.
+    n_pcpt : int32 [cells]
+        Perceptual tokens, ``<cls>`` included.
+    cell_id : uint64 [cells]
+    cls_value
+        Value of ``<cls>``.
+    condition : uint16 [tokens] or None
+        Condition of each token, 0 for none.
+    masked : bool [tokens] or None
+        Perceptual tokens whose value is hidden.
+    labels : int32 [cells] each
+        Codes of classes, -1 where unknown.
+    """
+
+    gene: Array
+    value: Array
+    is_gen: npt.NDArray[np.bool_]
+    cu_seqlens: npt.NDArray[np.int32]
+    n_pcpt: npt.NDArray[np.int32]
+    cell_id: npt.NDArray[np.uint64]
+    cls_value: float
+    condition: Array | None = None
+    masked: npt.NDArray[np.bool_] | None = None
+    labels: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.cell_id)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.gene)
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each cell, int64 [cells]."""
+        return np.diff(self.cu_seqlens).astype(np.int64)
+
+    def select(self, cells: npt.NDArray[np.int64]) -> PackedBatch:
+        """Return some cells in a given order."""
+        lengths = self.lengths[cells]
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+        rows = np.repeat(self.cu_seqlens[:-1][cells] - cu_seqlens[:-1], lengths) + np.arange(cu_seqlens[-1])
+        return PackedBatch(
+            gene=self.gene[rows],
+            value=self.value[rows],
+            is_gen=self.is_gen[rows],
+            cu_seqlens=cu_seqlens.astype(np.int32),
+            n_pcpt=self.n_pcpt[cells],
+            cell_id=self.cell_id[cells],
+            cls_value=self.cls_value,
+            condition=None if self.condition is None else self.condition[rows],
+            masked=None if self.masked is None else self.masked[rows],
+            labels={name: codes[cells] for name, codes in self.labels.items()},
+        )
+
+    @staticmethod
+    def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
+        """Put batches of one tokeniser one after the other."""
+        first = batches[0]
+        lengths = np.concatenate([batch.lengths for batch in batches])
+
+        def join(name: str) -> Any:
+            parts = [getattr(batch, name) for batch in batches]
+            return None if parts[0] is None else np.concatenate(parts)
+
+        return PackedBatch(
+            **{name: join(name) for name in (*_CHANNELS, "n_pcpt", "cell_id")},
+            cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+            cls_value=first.cls_value,
+            labels={name: np.concatenate([batch.labels[name] for batch in batches]) for name in first.labels},
+        )
+
+    def to_table(self) -> pa.Table:
+        """Return the batch as one row of binary columns that share its memory."""
+        arrays = {name: getattr(self, name) for name in (*_CHANNELS, *_CELLS) if getattr(self, name) is not None}
+        arrays |= {f"label:{name}": codes for name, codes in self.labels.items()}
+        head = {"cls_value": self.cls_value, "dtypes": {name: array.dtype.str for name, array in arrays.items()}}
+        columns = {name: _binary(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return pa.table({"head": pa.array([json.dumps(head)]), **columns})
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> PackedBatch:
+        """Read a batch from a row of `to_table`, as read-only views of its memory."""
+        head = json.loads(table["head"][0].as_py())
+        arrays = {name: _view(table[name], dtype) for name, dtype in head["dtypes"].items()}
+        labels = {name.removeprefix("label:"): arrays.pop(name) for name in list(arrays) if name.startswith("label:")}
+        return cls(**arrays, cls_value=head["cls_value"], labels=labels)
+
+
+def _binary(array: Array) -> pa.Array:
+    offsets = pa.py_buffer(np.array([0, array.nbytes], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(array)])
+
+
+def _view(column: pa.ChunkedArray, dtype: str) -> Array:
+    chunk = column.chunk(0)
+    start, stop = np.frombuffer(chunk.buffers()[1], np.int64, count=2, offset=8 * chunk.offset)
+    kind = np.dtype(dtype)
+    if stop == start:
+        return np.empty(0, kind)
+    return np.frombuffer(chunk.buffers()[2], kind, count=(stop - start) // kind.itemsize, offset=start)

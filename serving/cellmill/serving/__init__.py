@@ -1,0 +1,1 @@
+"""Serving: models behind one HTTP endpoint, and a client for it."""

@@ -1,0 +1,125 @@
+"""What a training run is told: the YAML of `cellmill pretrain` and `cellmill finetune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from cellmill.stream import StreamConfig
+from pydantic import Field, model_validator
+
+from cellmill.config import Config
+from cellmill.tokens import TokenConfig
+from cellmill.training.architecture import ArchitectureConfig
+from cellmill.training.checkpoint import CheckpointConfig
+from cellmill.training.schedule import OptimizerConfig
+from cellmill.training.workers import WorkersConfig
+
+
+class PanelConfig(Config):
+    """Which genes a model sees: the most variable ones of the training cells.
+
+    Attributes
+    ----------
+    n_top
+        Number of genes.
+    batch_key
+        Column of the cell metadata; genes are then chosen within each batch and ranked by how many choose them.
+    """
+
+    n_top: int = Field(2000, ge=1)
+    batch_key: str | None = None
+
+
+class TrainingConfig(Config):
+    """What pretraining and fine-tuning have in common.
+
+    Attributes
+    ----------
+    name
+        A name for people; the model folder carries it.
+    output
+        The run's directory.
+    atlas, snapshot
+        Path or URL of the atlas, and the snapshot's version (None: the newest, which the run then writes down).
+    stream
+        Batch size, shuffling, and where data tasks run.
+    model
+        Shape of the model.
+    optimizer, zero_stage
+        How weights are updated, and what DeepSpeed ZeRO spreads over the workers.
+    epochs, steps
+        How long: passes over the cells, or optimizer steps. Exactly one is given.
+    token_capacity
+        Tokens that one forward pass may hold; a worker's cells of a step are split into micro-batches below it.
+    log_every
+        Steps between two lines of metrics.
+    seed
+        Of everything random: initial weights, order, sampling, dropout.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output: Path
+    atlas: str
+    snapshot: int | None = None
+    panel: PanelConfig | None = None
+    stream: StreamConfig = StreamConfig()
+    model: ArchitectureConfig = ArchitectureConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    zero_stage: int = Field(1, ge=0, le=3)
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    token_capacity: int = Field(65_536, ge=1)
+    workers: WorkersConfig = WorkersConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log_every: int = Field(10, ge=1)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either `epochs` or `steps`")
+        return self
+
+
+class PretrainConfig(TrainingConfig):
+    """A pretraining run.
+
+    Attributes
+    ----------
+    where
+        Predicate over the cell metadata, such as ``donor != 'human4' and n_genes >= 500``.
+    tokens
+        How a cell becomes tokens; `prompt_ratios` are the shares of genes that the model has to generate.
+    cell_prompt_after
+        Step from which each batch is also generated from the cell embedding.
+    """
+
+    where: str | None = None
+    tokens: TokenConfig = TokenConfig(prompt_ratios=(0.25, 0.5, 0.75))
+    cell_prompt_after: int = Field(0, ge=0)
+
+
+class FinetuneConfig(TrainingConfig):
+    """A fine-tuning run for cell-type annotation.
+
+    Attributes
+    ----------
+    init
+        Folder of the pretrained model; None starts from random weights.
+    label
+        Column of the cell metadata that holds the class.
+    train_where, test_where
+        Predicates that select the cells to learn from and the cells to be judged on; they may not overlap.
+    tokens, panel
+        None takes those of the pretrained model.
+    compare_scratch
+        Train the same model once more from random weights and judge it beside.
+    """
+
+    init: Path | None = None
+    label: str = "cell_type"
+    train_where: str | None = None
+    test_where: str | None = None
+    tokens: TokenConfig | None = None
+    compare_scratch: bool = False

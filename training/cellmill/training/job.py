@@ -1,0 +1,198 @@
+"""One training job: everything a worker needs to train, resume and save, in a form that travels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cellmill.stream import Stream
+
+from cellmill.atlas import Atlas
+from cellmill.models import load_model
+from cellmill.runs import Run
+from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
+from cellmill.training import checkpoint
+from cellmill.training.config import TrainingConfig
+from cellmill.training.engine import Engine
+from cellmill.training.loop import LoopConfig, run_loop
+from cellmill.training.model import CellModel, ModelConfig
+from cellmill.training.task import LABEL, TaskName, Trainee, build_task
+from cellmill.training.weights import load_pretrained
+
+CHECKPOINTS = "checkpoints"
+FREE = (
+    "name",
+    "output",
+    "workers",
+    "checkpoint",
+    "log_every",
+    "zero_stage",
+    "stream.backend",
+    "compare_scratch",
+    "test_where",
+)
+"""Settings that a resumed run may change, because the training does not depend on them."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which cells are streamed, and how they become tokens of the model.
+
+    Attributes
+    ----------
+    atlas, snapshot, where
+        The cells.
+    tokens, panel
+        How cells become tokens, and the atlas tokens that are kept (None: all).
+    token_map
+        int64[size of the atlas' vocabulary]: token in the model of each token in the atlas; None where they are
+        equal. Tokens without a place in the model are not in the panel.
+    label, classes
+        Column of the cells and its classes, for annotation.
+    """
+
+    atlas: str
+    snapshot: int
+    where: str | None
+    tokens: TokenConfig
+    panel: npt.NDArray[np.uint32] | None
+    token_map: npt.NDArray[np.int64] | None = None
+    label: str | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that one cell can have, ``<cls>`` included."""
+        if self.panel is None:
+            return 1 + self.tokens.max_genes
+        return 1 + min(self.tokens.max_genes, len(self.panel))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how; called on every rank.
+
+    Attributes
+    ----------
+    run
+        The run's directory; all workers see the same.
+    config
+        The run's resolved configuration.
+    cells
+        What it learns from.
+    task
+        What it learns.
+    model, init
+        Shape of the model, and the model folder that its weights start from.
+    """
+
+    run: Path
+    config: TrainingConfig
+    cells: Cells
+    task: TaskName
+    model: ModelConfig
+    init: Path | None
+    cell_prompt_after: int = 0
+
+    def __call__(self) -> None:
+        """Train on this rank, from the newest checkpoint if there is one, to the end."""
+        # The workers of a machine share its cores.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        source = _Source(self.cells, self.stream(rank, world_size))
+        task = build_task(self.task, cell_prompt_after=self.cell_prompt_after)
+        engine = Engine(Trainee(self.initial_model(), task), self.config.optimizer, zero_stage=self.config.zero_stage)
+        per_epoch = source.steps_per_epoch
+        plan = {"steps_per_epoch": per_epoch, "total_steps": self.total_steps(per_epoch)}
+        start = self._resume(engine, plan)
+        run = Run.open(self.run) if rank == 0 else None
+
+        def log(metrics: Mapping[str, float], step: int) -> None:
+            if run is not None:
+                run.log(metrics, step)
+
+        def save(step: int) -> None:
+            checkpoint.save(
+                self.run / CHECKPOINTS,
+                engine.state(),
+                steps=step,
+                position={"epoch": step // per_epoch, "step": step % per_epoch},
+                config=self.config.model_dump(mode="json"),
+                plan=plan,
+                keep=self.config.checkpoint.keep,
+            )
+
+        loop = LoopConfig(
+            total_steps=plan["total_steps"],
+            optimizer=self.config.optimizer,
+            seed=self.config.seed,
+            micro_batches=self.micro_batches(world_size),
+            log_every=self.config.log_every,
+            save_every=self.config.checkpoint.every_steps or per_epoch,
+        )
+        run_loop(engine, source, source.split, task, loop, start=start, log=log, save=save)
+        if run is not None:
+            run.close()
+
+    def stream(self, rank: int, world_size: int) -> Stream:
+        """Return the stream of this rank's cells."""
+        selection = Atlas.open(self.cells.atlas).snapshot(self.cells.snapshot).select(self.cells.where)
+        labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
+        tokeniser = Tokeniser(self.cells.tokens, self.cells.panel)
+        return Stream(selection, tokeniser, self.config.stream, rank=rank, world_size=world_size, labels=labels)
+
+    def total_steps(self, per_epoch: int) -> int:
+        """Return the optimizer steps of the whole run."""
+        return self.config.steps or per_epoch * (self.config.epochs or 1)
+
+    def micro_batches(self, world_size: int) -> int:
+        """Return the number of forward passes a step, so that none exceeds the token capacity."""
+        cells = -(-self.config.stream.batch_size // world_size)
+        return -(-cells * self.cells.longest // self.config.token_capacity)
+
+    def initial_model(self) -> CellModel:
+        """Return the model before the first step, the same on every rank."""
+        torch.manual_seed(self.config.seed)
+        model = CellModel(self.model)
+        if self.init is not None:
+            load_pretrained(model, load_model(self.init).weights(), where=str(self.init))
+        return model
+
+    def _resume(self, engine: Engine, plan: Mapping[str, Any]) -> int:
+        found = checkpoint.newest(self.run / CHECKPOINTS)
+        if found is None:
+            return 0
+        checkpoint.require_same(
+            {**self.config.model_dump(mode="json"), "plan": plan},
+            {**found.marker.config, "plan": found.marker.plan},
+            where=str(found.path),
+            free=FREE,
+        )
+        with found.tensors() as tensors:
+            engine.load_state(tensors, steps=found.marker.steps)
+        return found.marker.steps
+
+
+class _Source:
+    """The stream with tokens of the model."""
+
+    def __init__(self, cells: Cells, stream: Stream) -> None:
+        self._cells = cells
+        self._stream = stream
+        self.steps_per_epoch: int = stream.steps_per_epoch
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:
+        """Yield this rank's cells of each global step."""
+        token_map = self._cells.token_map
+        for packed in self._stream.epoch(epoch, start_step):
+            yield packed if token_map is None else replace(packed, gene=token_map[packed.gene].astype(np.uint32))
+
+    def split(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
+        """Cut a rank's cells of a step into parts of about equal numbers of tokens."""
+        return list(self._stream.micro_batches(packed, parts))

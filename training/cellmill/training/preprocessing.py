@@ -1,0 +1,51 @@
+"""What stands between counts and a model, as its folder keeps it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.config import Config
+from cellmill.errors import ModelError
+from cellmill.genes import N_SPECIALS, Vocabulary
+from cellmill.tokens import TokenConfig
+
+
+class Preprocessing(Config):
+    """The content of ``preprocessing.json``.
+
+    Attributes
+    ----------
+    tokens
+        How a cell becomes tokens.
+    panel
+        Ids of the genes that the model looks at; None means all of its vocabulary.
+    """
+
+    tokens: TokenConfig
+    panel: tuple[str, ...] | None = None
+
+    def panel_tokens(self, vocabulary: Vocabulary) -> npt.NDArray[np.uint32] | None:
+        """Return the tokens of the panel, ascending.
+
+        Raises
+        ------
+        ModelError
+            A gene of the panel is not in the vocabulary.
+        """
+        if self.panel is None:
+            return None
+        tokens = vocabulary.lookup(self.panel)
+        if (tokens < 0).any():
+            missing = [name for name, token in zip(self.panel, tokens, strict=True) if token < 0]
+            raise ModelError(
+                f"{len(missing)} genes of the panel are not in the vocabulary, such as {missing[0]}.",
+                where="preprocessing.json",
+                fix="The files of the model folder do not belong together; write it again.",
+            )
+        return np.sort(tokens).astype(np.uint32)
+
+
+def panel_ids(panel: npt.NDArray[np.uint32] | None, vocabulary: Vocabulary) -> tuple[str, ...] | None:
+    """Return the feature ids of tokens."""
+    return None if panel is None else tuple(vocabulary.ids[int(token) - N_SPECIALS] for token in panel)

@@ -1,0 +1,143 @@
+"""Generative pretraining: from a snapshot to a model folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cellmill.atlas import Atlas
+from cellmill.errors import CheckpointError
+from cellmill.lineage import Lineage
+from cellmill.models import ModelFolder, load_model, save_model
+from cellmill.runs import Run
+from cellmill.training.checkpoint import newest
+from cellmill.training.config import PretrainConfig
+from cellmill.training.evaluate import loss_figure
+from cellmill.training.job import CHECKPOINTS, Cells, Job
+from cellmill.training.launch import launch
+from cellmill.training.preprocessing import Preprocessing, panel_ids
+from cellmill.training.setup import choose_panel, pin_snapshot, select
+from cellmill.training.watch import watching
+from cellmill.training.weights import weights_of
+
+PARTS = ("gep", "gepc", "gen")
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a pretraining run left behind.
+
+    Attributes
+    ----------
+    run
+        Its directory.
+    model
+        The model folder.
+    metrics
+        Those of the last steps: loss, its parts, cells a second.
+    """
+
+    run: Run
+    model: ModelFolder
+    metrics: dict[str, float]
+
+
+def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
+    """Train a model to generate the expression of unseen genes from seen ones, and from the cell embedding.
+
+    Parameters
+    ----------
+    config
+        See `PretrainConfig`. The run's directory then holds ``config.yaml``, ``metrics.jsonl``, ``tensorboard/``,
+        ``plots/loss.png``, ``lineage.json``, ``checkpoints/`` and ``model/``.
+    resume
+        Go on with the run in ``config.output`` from its newest complete checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        A key is wrong, no cell is selected, or the directory holds another run.
+    CheckpointError
+        The run cannot be resumed under this configuration.
+    ResourceError
+        There are too few CPUs, or workers were lost too often.
+    """
+    config = pin_snapshot(config, resume=resume)
+    atlas = Atlas.open(config.atlas)
+    selection = select(atlas, config.snapshot, config.where, key="where")
+    vocabulary = atlas.vocabulary()
+    run = Run.create(config.output, "pretrain", config, resume=resume)
+    lineage = Lineage(
+        kind="run",
+        name=config.name,
+        digest=config.digest(),
+        location=str(run.path),
+        facts={"what": "pretrain", "cells": selection.n_cells},
+        parents=(selection.snapshot.lineage(selection),),
+    )
+    run.lineage(lineage)
+    panel = choose_panel(run.path, selection, vocabulary, config.panel)
+    job = Job(
+        run=run.path,
+        config=config,
+        cells=Cells(config.atlas, selection.snapshot.version, config.where, config.tokens, panel),
+        task="generate",
+        model=config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins),
+        init=None,
+        cell_prompt_after=config.cell_prompt_after,
+    )
+    run_job(job, run, f"pretrain {config.name}")
+    metrics = last_metrics(run)
+    model = write_model(
+        job,
+        run,
+        task="embed",
+        vocabulary=vocabulary,
+        preprocessing=Preprocessing(tokens=config.tokens, panel=panel_ids(panel, vocabulary)),
+        labels={},
+        metrics={"pretraining": {name: value for name, value in metrics.items() if name in ("loss", "mre", *PARTS)}},
+        lineage=lineage,
+    )
+    run.summary({"cells": selection.n_cells, "model": str(model.path), "model_digest": model.digest, **metrics})
+    run.close()
+    return PretrainResult(run, model, metrics)
+
+
+def run_job(job: Job, run: Run, description: str) -> None:
+    """Train, showing progress, and draw the loss."""
+    per_epoch = job.stream(0, 1).steps_per_epoch
+    found = newest(run.path / CHECKPOINTS)
+    done = found.marker.steps if found else 0
+    with watching(run.path, total_steps=job.total_steps(per_epoch), done=done, description=description):
+        launch(job, job.config.workers, run=run.path, data_cpus=job.config.stream.data_cpus)
+    run.figure("loss", loss_figure(run.metrics(), parts=(*PARTS, "accuracy")))
+
+
+def write_model(job: Job, run: Run, *, preprocessing: Preprocessing, **parts: Any) -> ModelFolder:
+    """Write the model of the last checkpoint into the run's directory, or return the one that is there.
+
+    Raises
+    ------
+    CheckpointError
+        Training has left no checkpoint.
+    """
+    path = run.path / "model"
+    if path.exists():
+        return load_model(path)
+    found = newest(run.path / CHECKPOINTS)
+    if found is None:
+        raise CheckpointError("The run has no complete checkpoint.", where=str(run.path), fix="Start it again.")
+    return save_model(
+        path,
+        name=job.config.name,
+        config=job.model.model_dump(mode="json"),
+        weights=weights_of(found),
+        preprocessing=preprocessing.model_dump(mode="json"),
+        **parts,
+    )
+
+
+def last_metrics(run: Run) -> dict[str, float]:
+    """Return the last line of the run's metrics, without its step and time."""
+    lines = run.metrics()
+    return {key: float(value) for key, value in lines[-1].items() if key not in ("step", "time")} if lines else {}

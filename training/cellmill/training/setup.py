@@ -1,0 +1,74 @@
+"""What every training run does before it trains: pin the snapshot, open the run, choose the genes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.atlas import Atlas, Selection
+from cellmill.config import load_config
+from cellmill.errors import ConfigError
+from cellmill.genes import N_SPECIALS, Vocabulary
+from cellmill.tokens import highly_variable
+from cellmill.training.config import PanelConfig, TrainingConfig
+
+C = TypeVar("C", bound=TrainingConfig)
+
+_PANEL = "panel.json"
+
+
+def pin_snapshot(config: C, *, resume: bool) -> C:
+    """Return the configuration with its snapshot's number, the run's own on resuming.
+
+    Raises
+    ------
+    AtlasError
+        There is no such atlas or snapshot.
+    """
+    if config.snapshot is not None:
+        return config
+    written = config.output / "config.yaml"
+    if resume and written.exists():
+        return config.model_copy(update={"snapshot": load_config(type(config), written).snapshot})
+    return config.model_copy(update={"snapshot": Atlas.open(config.atlas).snapshot().version})
+
+
+def select(atlas: Atlas, snapshot: int | None, where: str | None, *, key: str) -> Selection:
+    """Return the cells that a predicate keeps.
+
+    Raises
+    ------
+    ConfigError
+        The predicate is not valid or keeps no cell; `key` is where it stands in the configuration.
+    """
+    selection = atlas.snapshot(snapshot).select(where)
+    if selection.n_cells == 0:
+        raise ConfigError(
+            "No cell is selected.", where=f"{key}: {where}", fix="See `cellmill atlas query` for what there is."
+        )
+    return selection
+
+
+def choose_panel(
+    run: Path, selection: Selection, vocabulary: Vocabulary, config: PanelConfig | None
+) -> npt.NDArray[np.uint32] | None:
+    """Return the tokens of the most variable genes, computed once a run and kept with it.
+
+    Raises
+    ------
+    ConfigError
+        The batch key is not a column.
+    """
+    if config is None:
+        return None
+    path = run / _PANEL
+    if path.exists():
+        ids = json.loads(path.read_text())
+        return np.sort(vocabulary.lookup(ids)).astype(np.uint32)
+    panel = np.sort(highly_variable(selection, n_top=config.n_top, batch_key=config.batch_key)).astype(np.uint32)
+    path.write_text(json.dumps([vocabulary.ids[int(token) - N_SPECIALS] for token in panel]))
+    return panel
