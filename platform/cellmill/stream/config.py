@@ -1,0 +1,55 @@
+"""How cells are streamed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cellmill.config import Config
+
+
+class StreamConfig(Config):
+    """How cells are streamed.
+
+    What decides the order is `batch_size`, `seed`, `lanes`, `window` and `run`; the rest may change at any time
+    without changing a single batch.
+
+    Attributes
+    ----------
+    batch_size
+        Cells of a global step, over all workers.
+    seed
+        Of the order, and of all chance in tokens.
+    lanes
+        Virtual ranks that the cells of an epoch are dealt to. By default the largest power of two that divides the
+        batch and is at most 64 and one per 1,024 cells; more where the workers are more.
+    window
+        Cells of a lane that are shuffled together, about.
+    run
+        Neighbouring cells of a shard that are read together, at least; fewer in atlases below 131,072 cells.
+    group_cells
+        Cells that one data task makes, about.
+    backend
+        ``local``: threads of the training process; ``ray``: Ray Data tasks anywhere in the cluster.
+    data_cpus
+        CPUs for making batches: threads of each worker (``local``), or of all data tasks together (``ray``).
+    prefetch
+        Groups that are made ahead of the one in use, at most, for each worker (``local``).
+    object_store_mb
+        Bound on the object store that the finished groups of all workers may fill (``ray``), in MB.
+    task_retries
+        How often a data task whose process died is tried again (``ray``).
+    """
+
+    batch_size: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    lanes: int | None = Field(default=None, ge=1)
+    window: int = Field(default=1024, ge=1)
+    run: int = Field(default=512, ge=1)
+    group_cells: int = Field(default=16_384, ge=1)
+    backend: Literal["local", "ray"] = "local"
+    data_cpus: float = Field(default=1.0, gt=0)
+    prefetch: int = Field(default=2, ge=1)
+    object_store_mb: int = Field(default=1024, ge=1)
+    task_retries: int = Field(default=2, ge=0)
