@@ -43,6 +43,8 @@ def connect(config: ClusterConfig | None = None) -> Literal["joined", "started",
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
+    # Ray Data tells of every dataset that it starts and ends; progress is Cellmill's own to show.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if ray.is_initialized():
         return "present"
     config = config or ClusterConfig()

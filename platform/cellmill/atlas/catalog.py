@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import time
@@ -10,6 +9,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -77,16 +78,20 @@ class Catalog:
 
     def create(self) -> None:
         """Make an empty catalog, version 0, unless there is one."""
-        with contextlib.suppress(CommitFailedError):  # another process was first
+        # Of two processes that let Delta create a table here, one would make a second, empty version. So the first
+        # version is made aside, and put here by whoever comes first.
+        first = "_delta_log/00000000000000000000.json"
+        if self.storage.exists(f"{_FOLDER}/{first}"):
+            return
+        with TemporaryDirectory() as aside:
             DeltaTable.create(
-                self.uri,
+                aside,
                 SCHEMA,
-                mode="ignore",
                 name="cellmill catalog",
                 # By default Delta forgets versions after 30 days; a snapshot must stay readable until it is purged.
                 configuration={"delta.enableExpiredLogCleanup": "false"},
-                storage_options=self._options,
             )
+            self.storage.put_if_absent(f"{_FOLDER}/{first}", (Path(aside) / first).read_bytes())
 
     def version(self) -> int:
         """Return the number of the newest snapshot."""

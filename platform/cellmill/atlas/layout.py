@@ -11,8 +11,8 @@ CHUNK = 1 << 17
 """Entries in a chunk: the smallest piece that is decoded. 2**17 reads runs of 512 to 4,096 cells fastest."""
 CHUNKS_PER_SHARD = 64
 """Chunks in one file at most: 2**23 entries."""
-MAX_NARROW_FEATURES = 1 << 16
-"""Columns that 16 bits can number."""
+MAX_NARROW_FEATURES = (1 << 16) - 1
+"""Columns that 16 bits can number, with one number left over for none."""
 
 
 def index_dtype(n_features: int) -> np.dtype[Any]:

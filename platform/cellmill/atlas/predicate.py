@@ -69,7 +69,7 @@ class Predicate:
             A column is compared with a value of another kind.
         """
         try:
-            found = _evaluate(self._tree, table)
+            found = _boolean(_evaluate(self._tree, table))
         except (pa.ArrowException, TypeError) as error:
             raise ConfigError(
                 f"The predicate cannot be applied: {error}.",
@@ -176,10 +176,10 @@ def _check(node: ast.expr, names: dict[str, str], columns: dict[str, None], text
 
 def _fits(operator: ast.cmpop, right: ast.expr) -> bool:
     if isinstance(operator, (ast.In, ast.NotIn)):
-        return isinstance(right, (ast.List, ast.Tuple, ast.Set))
+        return isinstance(right, (ast.List, ast.Tuple, ast.Constant))
     if isinstance(operator, (ast.Is, ast.IsNot)):
         return isinstance(right, ast.Constant) and right.value is None
-    return not isinstance(right, (ast.List, ast.Tuple, ast.Set))
+    return not isinstance(right, (ast.List, ast.Tuple))
 
 
 def _is_value(node: ast.expr) -> bool:
@@ -188,7 +188,7 @@ def _is_value(node: ast.expr) -> bool:
             return True
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float())):
             return True
-        case ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items):
+        case ast.List(elts=items) | ast.Tuple(elts=items):
             return all(_is_value(item) for item in items)
     return False
 
@@ -233,7 +233,11 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
 
 
 def _boolean(values: Any) -> Any:
-    return pc.cast(values, pa.bool_()) if pa.types.is_null(values.type) else values
+    if pa.types.is_null(values.type):
+        return pc.cast(values, pa.bool_())
+    if not pa.types.is_boolean(values.type):
+        raise TypeError(f"{values.type} is neither true nor false")
+    return values
 
 
 def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Table) -> Any:
@@ -242,7 +246,9 @@ def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Tab
         return pc.invert(missing) if isinstance(operator, ast.IsNot) else missing
     values = _side(left, table)
     if isinstance(operator, (ast.In, ast.NotIn)):
-        wanted = pa.array(ast.literal_eval(right))
+        items = ast.literal_eval(right)
+        # Python reads ('a') as 'a'.
+        wanted = pa.array([items] if isinstance(right, ast.Constant) else items)
         if pa.types.is_null(values.type):
             return pa.nulls(table.num_rows, pa.bool_())
         if pa.types.is_null(wanted.type):

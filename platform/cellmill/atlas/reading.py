@@ -107,6 +107,9 @@ def _obs(selection: Selection) -> pd.DataFrame:
         elif pa.types.is_null(item.type):
             table = table.set_column(index, item.name, table.column(index).cast(pa.float64()))
     obs: pd.DataFrame = table.to_pandas()
+    for item in table.schema:
+        if pa.types.is_boolean(item.type) and table.column(item.name).null_count:
+            obs[item.name] = obs[item.name].astype("boolean")  # h5ad has no other truth value that may be missing
     obs["content_hash"] = hashes
     names = obs["barcode"].astype(str)
     if not names.is_unique:

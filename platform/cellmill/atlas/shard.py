@@ -13,6 +13,7 @@ from cellmill.atlas.jit import compiled
 from cellmill.atlas.layout import CHUNK, entries_per_file, n_files
 from cellmill.atlas.pipeline import fast_codecs
 from cellmill.errors import CellmillError, IntegrityError
+from cellmill.genes import N_SPECIALS
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
@@ -103,6 +104,8 @@ class Shard:
             counts = self._read(self._data, begin, end, offsets)
         except Exception as error:
             raise self._damaged(error) from error
+        if not counts.all():
+            raise self._damaged(ValueError("a stored count is zero"))
         return columns, counts, _row_starts(self.indptr, first, last, offsets)
 
     def _read(self, array: Any, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
@@ -126,7 +129,11 @@ class Shard:
         shapes = (self.n_rows, self.tokens.size, self._indices.shape[0], self._data.shape[0])
         wanted = (entry.n_rows, entry.n_features, entry.nnz, entry.nnz)
         lengths = np.diff(self.indptr)
-        if shapes != wanted or self.indptr[0] != 0 or self.indptr[-1] != entry.nnz or np.any(lengths < 0):
+        rows_fit = self.indptr[0] == 0 and self.indptr[-1] == entry.nnz and not np.any(lengths < 0)
+        tokens_fit = self.tokens.min(initial=N_SPECIALS) >= N_SPECIALS and (
+            self.tokens.max(initial=0) < entry.vocabulary_size
+        )
+        if shapes != wanted or not rows_fit or not tokens_fit:
             raise IntegrityError(
                 f"The shard is not what the catalog says: rows, columns and entries are {shapes}, not {wanted}.",
                 where=self._where,

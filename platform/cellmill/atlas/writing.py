@@ -47,16 +47,18 @@ def write_counts(
 
     n_cells, n_features = indptr.size - 1, len(features)
     with fast_codecs(storage.is_local), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=zarr.errors.ZarrUserWarning)
+        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
         root = zarr.open_group(storage.zarr_store(path), mode="a", zarr_format=3)
         root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         matrix = root.require_group("X")
         matrix.attrs.update(
             {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_features]}
         )
-        _write(matrix, "indptr", indptr.astype(np.int64, copy=False))
-        _write(matrix, "indices", indices.astype(index_dtype(n_features), copy=False))
-        _write(matrix, "data", data.astype(count_dtype(int(data.max(initial=0))), copy=False))
+        # A file that is lost reads as the fill value, so each array has one that never occurs in it.
+        narrow = index_dtype(n_features)
+        _write(matrix, "indptr", indptr.astype(np.int64, copy=False), fill=-1)
+        _write(matrix, "indices", indices.astype(narrow, copy=False), fill=int(np.iinfo(narrow).max))
+        _write(matrix, "data", data.astype(count_dtype(int(data.max(initial=0))), copy=False), fill=0)
         var = pd.DataFrame(
             {"token": tokens.astype(np.uint32), "symbol": [feature.symbol for feature in features]},
             index=pd.Index([feature.id for feature in features], name="feature_id"),
@@ -65,7 +67,7 @@ def write_counts(
         write_elem(root, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode", dtype=str)))
 
 
-def _write(group: Any, name: str, values: npt.NDArray[Any]) -> None:
+def _write(group: Any, name: str, values: npt.NDArray[Any], fill: int) -> None:
     array = group.create_array(
         name,
         shape=values.shape,
@@ -73,8 +75,7 @@ def _write(group: Any, name: str, values: npt.NDArray[Any]) -> None:
         chunks=(CHUNK,),
         shards=(entries_per_file(values.size),),
         compressors=codecs(values.dtype),
-        # A chunk of zeros is written like any other, so that a chunk that is not there is known to be lost.
-        config={"write_empty_chunks": True},
+        fill_value=fill,
         overwrite=True,
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})

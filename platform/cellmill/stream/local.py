@@ -1,32 +1,31 @@
-"""Groups read by threads of this process, in order."""
+"""Making groups in threads of this process."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from cellmill.stream.groups import Group, Grouping
-from cellmill.stream.reader import GroupReader
-from cellmill.tokens import PackedBatch
+from cellmill.stream.config import StreamConfig
+from cellmill.stream.group import GroupWork
+from cellmill.tokens import PackedBatch, Tokeniser
 
 
-def read_local(
-    reader: GroupReader, grouping: Grouping, first: int, prefetch: int
-) -> Iterator[tuple[Group, PackedBatch]]:
-    """Yield the groups from `first` on, reading at most `prefetch` ahead."""
-    pending: deque[tuple[Group, Future[PackedBatch]]] = deque()
-    with ThreadPoolExecutor(max_workers=prefetch) as pool:
-        try:
-            for index in range(first, grouping.n_groups):
-                group = grouping.group(index)
-                pending.append((group, pool.submit(reader.read, group)))
-                if len(pending) > prefetch:
-                    group, future = pending.popleft()
-                    yield group, future.result()
-            while pending:
-                group, future = pending.popleft()
-                yield group, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
+def local_groups(work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig) -> Iterator[PackedBatch]:
+    """Yield groups in order, `prefetch` of them made ahead in ``data_cpus`` threads.
+
+    The kernels and the codecs run without the interpreter's lock, so threads are enough.
+    """
+    pending: deque[Future[PackedBatch]] = deque()
+    todo = iter(work)
+    pool = ThreadPoolExecutor(max(1, math.ceil(config.data_cpus)), thread_name_prefix="cellmill-stream")
+    try:
+        for item in todo:
+            pending.append(pool.submit(item.make, tokeniser))
+            if len(pending) > config.prefetch:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -156,8 +156,9 @@ class EpochPlan:
             last = min(first + deep, self.n_windows)
             begin, end = self.bounds(first), self.bounds(last)
             for part in parts:
-                if (end[part] > np.maximum(begin[part], taken)).any():
-                    yield Windows(first, last, part, int(begin[part].min()))
+                needed = part[end[part] > np.maximum(begin[part], taken)]
+                if needed.size:
+                    yield Windows(first, last, part, int(begin[needed].min()))
 
 
 def default_lanes(n_cells: int, batch_size: int, world_size: int) -> int:

@@ -6,6 +6,7 @@ worker reads a Dataset of its own, in order, and checks that every group is the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -47,11 +48,15 @@ def read_ray(
         cpu=max(1.0, config.data_cpus / world_size),
         object_store_memory=config.object_store_mb * 1_000_000 / world_size,
     )
-    dataset = ray.data.read_datasource(
-        _Groups(reader, groups),
-        override_num_blocks=len(groups),
-        ray_remote_args={"max_retries": _RETRIES, "num_cpus": min(1.0, config.data_cpus)},
-    )
+    with warnings.catch_warnings():
+        # Ray has no other way yet to bound the retries of a read task; unbounded, one that kills its worker runs for ever.
+        warnings.simplefilter("ignore", category=DeprecationWarning)
+        dataset = ray.data.read_datasource(
+            _Groups(reader, groups),
+            override_num_blocks=len(groups),
+            num_cpus=min(1.0, config.data_cpus),
+            ray_remote_args={"max_retries": _RETRIES},
+        )
     expected = iter(groups)
     try:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=config.prefetch):

@@ -1,87 +1,86 @@
-"""Reading a group: runs of rows out of shards, brought into the order of the plan, and tokenised."""
+"""Gathering rows from shards into a block of cells."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas import Atlas, Shard, ShardEntry, open_shard
-from cellmill.stream.groups import Group, ShardRead
-from cellmill.tokens import CellBlock, PackedBatch, Tokeniser
+from cellmill.atlas import Shard, ShardEntry, open_shard
+from cellmill.storage import Storage
+from cellmill.stream.cells import Reading
+from cellmill.tokens import CellBlock
 
-_OPEN_SHARDS = 64
-_NO_CELLS = np.zeros(0, np.uint64)
+_OPEN_BYTES = 256 << 20
+"""Row starts and tokens of open shards that a process keeps."""
 
 
-class GroupReader:
-    """Reads groups in any process.
+class OpenShards:
+    """Shards that this process has open, the least recently used closed first; they are immutable."""
 
-    Parameters
-    ----------
-    atlas
-        URL of the atlas.
-    tokeniser
-        Makes tokens.
-    seed
-        Of all chance in tokens.
-    """
+    def __init__(self, limit: int = _OPEN_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._open: OrderedDict[tuple[str, str], Shard] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __init__(self, atlas: str, tokeniser: Tokeniser, seed: int) -> None:
-        self.atlas, self.tokeniser, self.seed = atlas, tokeniser, seed
-
-    def read(self, group: Group) -> PackedBatch:
-        """Read a group.
+    def get(self, storage: Storage, entry: ShardEntry) -> Shard:
+        """Return a shard, opened if it is not.
 
         Raises
         ------
         IntegrityError
-            A shard is missing or damaged; the message names it.
+            It is missing or damaged.
         """
-        blocks = [self._block(read) for read in group.reads]
-        whole = _concatenate(blocks)
-        order = np.empty(whole.n_cells, np.int64)
-        order[np.concatenate([read.place for read in group.reads])] = np.arange(whole.n_cells)
-        return self.tokeniser.tokenise(whole.take(order), seed=self.seed, epoch=group.epoch)
-
-    def empty(self, labels: dict[str, npt.NDArray[np.int32]]) -> PackedBatch:
-        """Return a batch without cells."""
-        none = CellBlock(np.zeros(0, np.uint16), np.zeros(0, np.uint8), np.zeros(1, np.int64), _NO_CELLS, labels)
-        return self.tokeniser.tokenise(none, seed=self.seed, epoch=0)
-
-    def _block(self, read: ShardRead) -> CellBlock:
-        shard, cell_id = _open(self.atlas, read.entry)
-        starts, stops = runs(read.rows)
-        columns, counts, indptr = shard.gather(starts, stops)
-        tokens = shard.tokens.astype(np.uint16) if shard.tokens.max(initial=0) < 1 << 16 else shard.tokens
-        return CellBlock(tokens[columns], counts, indptr, cell_id[read.rows], read.labels)
+        key = (storage.url, entry.shard_path)
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+        shard = open_shard(storage, entry)
+        with self._lock:
+            if key not in self._open:
+                self._open[key] = shard
+                self._bytes += _size(shard)
+            while self._bytes > self._limit and len(self._open) > 1:
+                _, old = self._open.popitem(last=False)
+                self._bytes -= _size(old)
+        return shard
 
 
-def runs(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return ascending rows as runs ``[start, stop)`` of neighbours."""
-    cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-    first = np.concatenate([[0], cuts]).astype(np.int64)
-    last = np.concatenate([cuts, [len(rows)]]).astype(np.int64)
-    return rows[first], rows[last - 1] + 1
+_SHARDS = OpenShards()
 
 
-@lru_cache(maxsize=_OPEN_SHARDS)
-def _open(atlas: str, entry: ShardEntry) -> tuple[Shard, npt.NDArray[np.uint64]]:
-    opened = Atlas.open(atlas)
-    cells = opened.snapshot().cells_file(entry).read(["cell_id"])
-    return open_shard(opened.storage, entry), cells["cell_id"].to_numpy()
+def read_block(reading: Reading) -> CellBlock:
+    """Read rows of shards as one block of cells, in tokens.
 
-
-def _concatenate(blocks: list[CellBlock]) -> CellBlock:
-    if len(blocks) == 1:
-        return blocks[0]
-    ends = np.cumsum([block.indptr[-1] for block in blocks])
-    shifted = [block.indptr[1:] + end - block.indptr[-1] for block, end in zip(blocks, ends, strict=True)]
+    Raises
+    ------
+    IntegrityError
+        A shard is missing or damaged; the message names it.
+    """
+    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]] = []
+    for runs in reading.shards:
+        shard = _SHARDS.get(reading.storage, runs.entry)
+        parts.append((shard.tokens, *shard.gather(runs.starts, runs.stops)))
+    sizes = [columns.size for _, columns, _, _ in parts]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    # The smallest type that holds every token of the vocabulary, the same in each group.
+    wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
+    token = np.empty(int(offsets[-1]), dtype=np.uint32 if wide else np.uint16)
+    count = np.empty(int(offsets[-1]), dtype=np.result_type(*(counts.dtype for _, _, counts, _ in parts)))
+    for (start, stop), (tokens, columns, counts, _) in zip(pairwise(offsets.tolist()), parts, strict=True):
+        np.take(tokens.astype(token.dtype), columns, out=token[start:stop], mode="clip")
+        count[start:stop] = counts
+    indptr = np.concatenate([[0], *(starts[1:] + offset for (*_, starts), offset in zip(parts, offsets, strict=False))])
     return CellBlock(
-        token=np.concatenate([block.token for block in blocks]),
-        count=np.concatenate([block.count for block in blocks]),
-        indptr=np.concatenate([np.zeros(1, np.int64), *shifted]),
-        cell_id=np.concatenate([block.cell_id for block in blocks]),
-        labels={name: np.concatenate([block.labels[name] for block in blocks]) for name in blocks[0].labels},
+        token=token, count=count, indptr=indptr.astype(np.int64), cell_id=reading.cell_id, labels=reading.labels
     )
+
+
+def _size(shard: Shard) -> int:
+    return int(shard.indptr.nbytes + shard.tokens.nbytes)

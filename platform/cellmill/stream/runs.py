@@ -121,6 +121,4 @@ def _unwrap(shard: I64, begin: I64, length: I64, size: I64) -> Pieces:
     length = length.copy()
     length[crossing] -= over[crossing]
     at = crossing + 1
-    return Pieces(
-        np.insert(shard, at, shard[crossing]), np.insert(begin, at, 0), np.insert(length, at, over[crossing])
-    )
+    return Pieces(np.insert(shard, at, shard[crossing]), np.insert(begin, at, 0), np.insert(length, at, over[crossing]))

@@ -1,44 +1,64 @@
-"""The stream: a rank's cells of each global step, in the order of the plan, from any step on."""
+"""One worker's share of the stream, step by step."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from cellmill.atlas import Selection
-from cellmill.errors import ConfigError
+from cellmill.errors import CheckpointError, ConfigError
+from cellmill.stream.balance import split_cells
+from cellmill.stream.cells import Labels, SelectedCells
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.groups import Group, Grouping
-from cellmill.stream.local import read_local
-from cellmill.stream.micro import micro_batches
-from cellmill.stream.plan import EpochPlan, choose_lanes, steps_per_epoch
-from cellmill.stream.reader import GroupReader
-from cellmill.tokens import PackedBatch, Tokeniser
+from cellmill.stream.group import GroupWork
+from cellmill.stream.layout import GroupLayout, group_layout
+from cellmill.stream.local import local_groups
+from cellmill.stream.plan import EpochPlan, Windows, check_lanes, default_lanes
+from cellmill.stream.position import Position
+from cellmill.tokens import CellBlock, PackedBatch, Tokeniser
+
+
+@dataclass
+class _Arrived:
+    """A group that has been made, and its place in the steps."""
+
+    layout: GroupLayout
+    packed: PackedBatch
+
+    def step(self, step: int) -> PackedBatch | None:
+        i = step - self.layout.first_step
+        if not 0 <= i < self.layout.offset.size - 1:
+            return None
+        return self.packed.between(int(self.layout.offset[i]), int(self.layout.offset[i + 1]))
 
 
 class Stream:
-    """Cells of a selection, tokenised, as one rank of several sees them.
+    """The cells of a selection as shuffled, tokenised batches; this worker's part of each global step.
+
+    The order is a function of the selected cells and the configuration alone: the same with any number of workers, on
+    either backend, and after any interruption.
 
     Parameters
     ----------
     selection
         The cells.
     tokeniser
-        Makes tokens.
+        How they become tokens.
     config
-        Batch, order, backend.
+        Batch size, seed, lanes, where the work is done.
     rank, world_size
-        This worker, and how many there are.
+        This worker, and how many there are. Worker r owns the lanes equal to r modulo `world_size`.
     labels
-        Labels that travel with the cells: name to (column, classes); a value that is no class has code -1.
+        Columns that travel with the cells: name, column and classes.
 
     Raises
     ------
     ConfigError
-        The selection is empty, or the batch cannot be dealt to the lanes or the lanes to the workers.
+        No cell is selected, a column does not exist, or lanes fit neither the batch nor the workers.
     """
 
     def __init__(
@@ -49,98 +69,151 @@ class Stream:
         *,
         rank: int = 0,
         world_size: int = 1,
-        labels: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+        labels: Labels | None = None,
     ) -> None:
-        self._counts = selection.counts
-        n_cells = int(self._counts.sum())
-        if n_cells == 0:
-            raise ConfigError(
-                "No cell is selected.", where=f"where: {selection.where}", fix="See `cellmill atlas query`."
-            )
-        self.lanes = config.lanes or choose_lanes(n_cells, config.batch_size, world_size)
-        if config.batch_size % self.lanes or self.lanes < world_size:
-            raise ConfigError(
-                f"{self.lanes} lanes fit neither a batch of {config.batch_size} cells nor {world_size} workers.",
-                where="stream.lanes",
-                fix="The batch must be a multiple of the lanes, and every worker needs at least one.",
-            )
+        if selection.n_cells == 0:
+            raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
         self.config = config
-        self._selection, self._rank, self._world_size = selection, rank, world_size
-        self._reader = GroupReader(selection.snapshot.atlas.url, tokeniser, config.seed)
-        self._labels = {name: selection.codes(column, classes) for name, (column, classes) in (labels or {}).items()}
-        self._per_lane = config.batch_size // self.lanes
-        self.n_cells = n_cells
+        self.rank, self.world_size = rank, world_size
+        self.lanes = config.lanes or default_lanes(selection.n_cells, config.batch_size, world_size)
+        check_lanes(self.lanes, config.batch_size, world_size)
+        self._tokeniser = tokeniser
+        self._cells = SelectedCells(selection, labels)
+        self._digest = _order_digest(selection, config, self.lanes)
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of an epoch, over all workers."""
+        return int(self._cells.counts.sum())
+
+    @property
+    def unlabelled(self) -> dict[str, int]:
+        """Cells whose value is none of the classes, by label; their code is -1."""
+        return self._cells.unlabelled
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global steps of one pass over the cells, the same on every rank."""
-        return steps_per_epoch(self.n_cells, self.lanes, self._per_lane)
+        """Global steps of an epoch; the last may be short."""
+        return self.plan(0).steps()
+
+    @property
+    def cells_per_step(self) -> int:
+        """Cells that this worker gets in a step, at most; the largest over all workers."""
+        return -(-self.lanes // self.world_size) * (self.config.batch_size // self.lanes)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """Return the plan of an epoch."""
+        config = self.config
+        return EpochPlan(
+            counts=self._cells.counts,
+            lanes=self.lanes,
+            share=config.batch_size // self.lanes,
+            window=config.window,
+            run=config.run,
+            seed=config.seed,
+            epoch=epoch,
+        )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:
-        """Yield this rank's cells of each global step; the first is `start_step`.
+        """Yield this worker's cells of each global step of an epoch.
 
-        The last step of an epoch is short; a rank may then have few cells or none.
+        Every worker yields as many batches; in the last step of an epoch some may be empty.
+
+        Parameters
+        ----------
+        epoch
+            Number of the epoch, from 0.
+        start_step
+            Steps that have been taken already; they are not read again.
 
         Raises
         ------
         IntegrityError
-            A shard is damaged; the stream stops.
+            A shard is missing or damaged; nothing is skipped.
         """
-        config = self.config
-        plan = EpochPlan(
-            self._counts, seed=config.seed, epoch=epoch, lanes=self.lanes, window=config.window, run=config.run
-        )
-        lanes = list(range(self._rank, self.lanes, self._world_size))
-        grouping = Grouping(self._selection, self._labels, plan, epoch, lanes, config.group_cells)
-        first = start_step * self._per_lane // grouping.lane_cells
-        source = self._groups(grouping, first)
-        held: deque[_Held] = deque()
-        loaded = first * grouping.lane_cells
-        empty: PackedBatch | None = None
-        for step in range(start_step, self.steps_per_epoch):
-            low, high = step * self._per_lane, (step + 1) * self._per_lane
-            while loaded < high and (found := next(source, None)) is not None:
-                held.append(_Held(loaded, *found))
-                loaded += grouping.lane_cells
-            while held and held[0].start + grouping.lane_cells <= low:
-                held.popleft()
-            parts = [item.packed.select(cells) for item in held if len(cells := item.cells(low, high))]
-            if parts:
-                batch = parts[0] if len(parts) == 1 else PackedBatch.concatenate(parts)
-                empty = batch.select(np.zeros(0, np.int64))
-                yield batch
-            else:
-                if empty is None:
-                    empty = self._empty()
-                yield empty
+        return self.resume(self.position(epoch, start_step))
+
+    def position(self, epoch: int, steps: int) -> Position:
+        """Return where a run stands that has taken some steps of an epoch since its beginning."""
+        taken = steps * (self.config.batch_size // self.lanes)
+        return Position(epoch=epoch, taken=taken, lanes=self.lanes, order=self._digest)
+
+    def resume(self, position: Position) -> Iterator[PackedBatch]:
+        """Yield what is left of the epoch after a position, whatever batch size and workers it was reached with.
+
+        Raises
+        ------
+        CheckpointError
+            The position belongs to other cells or to another order of them.
+        """
+        if (position.lanes, position.order) != (self.lanes, self._digest):
+            raise CheckpointError(
+                "The position belongs to another order of cells.",
+                where=f"epoch {position.epoch}, {position.taken:,} cells a lane, {position.lanes} lanes",
+                fix="Resume with the same snapshot, predicate, seed, window and run, and with "
+                f"stream.lanes={position.lanes}.",
+            )
+        return self._steps(position.epoch, position.taken)
 
     def micro_batches(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
-        """Split a rank's cells of a step into exactly `parts` micro-batches of about equal numbers of tokens."""
-        return micro_batches(packed, parts)
+        """Cut a step's cells into parts of about equal numbers of tokens; see `split_cells`."""
+        if parts == 1:
+            return [packed]
+        return [packed.select(cells) for cells in split_cells(packed.lengths, parts)]
 
-    def _groups(self, grouping: Grouping, first: int) -> Iterator[tuple[Group, PackedBatch]]:
+    def _steps(self, epoch: int, taken: int) -> Iterator[PackedBatch]:
+        plan = self.plan(epoch)
+        layouts: deque[GroupLayout] = deque()
+        planned = list(plan.groups(self.rank, self.world_size, self.config.group_cells, taken))
+        arriving = self._groups(self._work(plan, planned, taken, layouts))
+        present: list[_Arrived] = []
+        n_arrived = 0
+        for step in range(plan.steps(taken)):
+            upto = taken + (step + 1) * plan.share
+            while n_arrived < len(planned) and planned[n_arrived].start < upto:
+                packed = next(arriving)
+                present.append(_Arrived(layouts.popleft(), packed))
+                n_arrived += 1
+            parts = [part for group in present if (part := group.step(step)) is not None]
+            present = [group for group in present if group.layout.last_step > step + 1]
+            yield PackedBatch.concatenate(parts) if parts else self._nothing()
+
+    def _work(
+        self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
+    ) -> Iterator[GroupWork]:
+        for i, group in enumerate(planned):
+            layout = group_layout(plan, group, taken)
+            layouts.append(layout)
+            reading = self._cells.reading(layout.pieces)
+            name = f"epoch {plan.epoch}, group {i}: windows {group.first} to {group.last - 1} of lanes at "
+            name += ", ".join(map(str, group.places.tolist()))
+            yield GroupWork(name, reading, reading.row[layout.cells], plan.seed, plan.epoch)
+
+    def _nothing(self) -> PackedBatch:
+        no_ints, no_tokens = np.zeros(0, np.int32), np.zeros(0, np.uint16)
+        block = CellBlock(
+            token=no_tokens,
+            count=np.zeros(0, np.uint8),
+            indptr=np.zeros(1, np.int64),
+            cell_id=np.zeros(0, np.uint64),
+            labels=dict.fromkeys(self._cells.label_names, no_ints),
+        )
+        return self._tokeniser.tokenise(block, seed=0, epoch=0)
+
+    def _groups(self, work: Iterator[GroupWork]) -> Iterator[PackedBatch]:
         if self.config.backend == "local":
-            return read_local(self._reader, grouping, first, self.config.prefetch)
-        from cellmill.stream.ray_data import read_ray
+            return local_groups(work, self._tokeniser, self.config)
+        from cellmill.stream.ray_data import ray_groups
 
-        return read_ray(self._reader, grouping, first, self.config, self._world_size)
-
-    def _empty(self) -> PackedBatch:
-        names = {name: np.zeros(0, np.int32) for name in self._labels}
-        return self._reader.empty(names)
+        return ray_groups(work, self._tokeniser, self.config, self.world_size)
 
 
-class _Held:
-    """A group that steps are cut from."""
-
-    def __init__(self, start: int, group: Group, packed: PackedBatch) -> None:
-        self.start, self.packed = start, packed
-        self._lane_cells = group.lane_cells
-        self._lane_start = np.cumsum(group.lane_cells) - group.lane_cells
-
-    def cells(self, low: int, high: int) -> npt.NDArray[np.int64]:
-        """Return the cells of the group that are number `low` to `high` of their lanes."""
-        a = np.minimum(max(low - self.start, 0), self._lane_cells)
-        b = np.minimum(max(high - self.start, 0), self._lane_cells)
-        pairs = zip(self._lane_start + a, self._lane_start + b, strict=True)
-        return np.concatenate([np.arange(x, y) for x, y in pairs])
+def _order_digest(selection: Selection, config: StreamConfig, lanes: int) -> str:
+    """Return the digest of all that decides the order of cells."""
+    digest = hashlib.sha256()
+    for i, entry in enumerate(selection.shards):
+        rows = selection.rows(i)
+        digest.update(f"{entry.dataset}/{entry.digest}:".encode())
+        digest.update(b"all" if rows is None else np.ascontiguousarray(rows, dtype="<u4").tobytes())
+    digest.update(f"{config.seed}/{lanes}/{config.window}/{config.run}".encode())
+    return digest.hexdigest()[:32]

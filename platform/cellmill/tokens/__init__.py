@@ -2,7 +2,8 @@
 
 from cellmill.tokens.block import CellBlock
 from cellmill.tokens.config import TokenConfig
+from cellmill.tokens.hvg import highly_variable
 from cellmill.tokens.packed import PackedBatch
 from cellmill.tokens.tokeniser import Tokeniser
 
-__all__ = ["CellBlock", "PackedBatch", "TokenConfig", "Tokeniser"]
+__all__ = ["CellBlock", "PackedBatch", "TokenConfig", "Tokeniser", "highly_variable"]

@@ -88,6 +88,22 @@ class PackedBatch:
             labels={name: codes[cells] for name, codes in self.labels.items()},
         )
 
+    def between(self, start: int, stop: int) -> PackedBatch:
+        """Return the cells from `start` up to, not including, `stop`, as views."""
+        low, high = int(self.cu_seqlens[start]), int(self.cu_seqlens[stop])
+        return PackedBatch(
+            gene=self.gene[low:high],
+            value=self.value[low:high],
+            is_gen=self.is_gen[low:high],
+            cu_seqlens=self.cu_seqlens[start : stop + 1] - self.cu_seqlens[start],
+            n_pcpt=self.n_pcpt[start:stop],
+            cell_id=self.cell_id[start:stop],
+            cls_value=self.cls_value,
+            condition=None if self.condition is None else self.condition[low:high],
+            masked=None if self.masked is None else self.masked[low:high],
+            labels={name: codes[start:stop] for name, codes in self.labels.items()},
+        )
+
     @staticmethod
     def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
         """Put batches of one tokeniser one after the other."""

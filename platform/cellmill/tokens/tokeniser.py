@@ -45,7 +45,9 @@ class Tokeniser:
             self._place = np.full(int(self._panel.max(initial=0)) + 1, -1, np.int32)
             self._place[self._panel] = np.arange(len(self._panel), dtype=np.int32)
 
-    def tokenise(self, block: CellBlock, *, seed: int, epoch: int) -> PackedBatch:
+    def tokenise(
+        self, block: CellBlock, *, seed: int, epoch: int, cells: npt.NDArray[np.int64] | None = None
+    ) -> PackedBatch:
         """Tokenise a block.
 
         Parameters
@@ -60,6 +62,8 @@ class Tokeniser:
         PackedBatch
             ``gene`` is uint16 where it fits, else uint32; ``value`` is uint8 for bins, float32 otherwise.
         """
+        if cells is not None:
+            block = block.take(cells)
         config = self.config
         zeros = config.include_zero == "panel"
         genes = kernel.count_genes(block.indptr, block.token, self._place, len(self._panel), zeros, config.max_genes)

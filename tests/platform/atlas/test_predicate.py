@@ -53,7 +53,7 @@ def hits(text: str) -> list[bool]:
         ("nothing = 'x' or n = 5", [0]),
         ("nothing is null", [0, 1, 2]),
         ("nothing in ['x']", []),
-        ("not (n = 5 or (donor = 'd2' and fresh = false))", [2]),
+        ("not (n = 5 or (donor = 'd2' and fresh = false))", []),
         ("true", [0, 1, 2]),
     ],
 )
@@ -76,7 +76,6 @@ def test_rows(text: str, rows: list[int]) -> None:
         "'a' == 'a'",
         "n if fresh else n",
         "[n for n in [1]] == 1",
-        "donor in 'd1'",
         "n is 5",
         "contains('a', 'b')",
         "f'{donor}' == 'x'",
@@ -115,4 +114,5 @@ def test_agrees_with_pandas(rows: list[tuple[int, str]], bound: int, operator: s
     frame = pd.DataFrame(rows, columns=["n", "name"])
     text = f"n {operator} {bound} and name in ['a', \"it's\"]"
     mask = parse(text).mask(pa.Table.from_pandas(frame)).to_pylist()
-    assert mask == (frame.eval(f"n {operator} {bound}") & frame["name"].isin(["a", "it's"])).tolist()
+    compare = getattr(pd.Series, {"<": "lt", "<=": "le", "==": "eq", "!=": "ne", ">": "gt", ">=": "ge"}[operator])
+    assert mask == (compare(frame["n"], bound) & frame["name"].isin(["a", "it's"])).tolist()

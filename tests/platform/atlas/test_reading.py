@@ -25,7 +25,7 @@ def test_part_of_a_snapshot_is_written_and_read_back(tmp_path: Path) -> None:
     small_atlas(tmp_path / "atlas")
     everything = read(tmp_path / "atlas")
     part = read(str(tmp_path / "atlas"), where="donor == 'd1' or fresh")
-    kept = (everything.obs["donor"] == "d1") | (everything.obs["fresh"] == True)  # noqa: E712
+    kept = (everything.obs["donor"] == "d1") | everything.obs["fresh"].fillna(False).astype(bool)
     assert part.obs["cell_id"].tolist() == everything.obs.loc[kept, "cell_id"].tolist()
     wanted = everything[kept.to_numpy()].X
     assert (abs(part.X - wanted) > 0).nnz == 0

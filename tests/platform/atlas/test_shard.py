@@ -19,9 +19,9 @@ from tests.platform.atlas.builders import add_shard, random_counts
 )
 def test_anndata_opens_a_shard(tmp_path: Path, n_genes: int, largest: int, dtypes: tuple[str, str]) -> None:
     atlas = Atlas.create(tmp_path)
-    counts = random_counts(20, n_genes, largest=largest, density=min(0.5, 2000 / n_genes))
-    counts[0, n_genes - 1] = largest
-    counts = sparse.csr_matrix(counts)
+    dense = random_counts(20, n_genes, largest=largest, density=min(0.5, 2000 / n_genes)).toarray()
+    dense[0, n_genes - 1] = largest
+    counts = sparse.csr_matrix(dense)
     entry = add_shard(atlas, "data", counts)
     opened = ad.read_zarr(tmp_path / entry.shard_path)
     assert (opened.X.indices.dtype, opened.X.data.dtype) == dtypes

@@ -1,0 +1,69 @@
+"""Micro-batches: the cells of a step, in parts of about equal numbers of tokens."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.errors import ConfigError
+
+I64 = npt.NDArray[np.int64]
+
+
+def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
+    """Return into how many parts `split_cells` must cut a step so that none exceeds the capacity.
+
+    It depends on bounds alone, so every rank comes to the same number.
+
+    Parameters
+    ----------
+    cells
+        Cells of a step on one rank, at most.
+    longest
+        Tokens of a cell, at most, ``<cls>`` included.
+    capacity
+        Tokens of one forward pass, at most.
+
+    Raises
+    ------
+    ConfigError
+        One cell alone exceeds the capacity.
+    """
+    if longest > capacity:
+        raise ConfigError(
+            f"A cell can have {longest:,} tokens, but one forward pass may hold {capacity:,}.",
+            where="token_capacity",
+            fix="Raise token_capacity, or lower tokens.max_genes.",
+        )
+    return max(1, -(-cells // (capacity // longest)))
+
+
+def split_cells(lengths: I64, parts: int) -> list[I64]:
+    """Return the cells of each part, ascending.
+
+    Cells are dealt, longest first, each to the part with fewest tokens among those that are not full; a part is full
+    with ``ceil(cells / parts)`` cells, so no part exceeds that many times the longest cell.
+
+    Parameters
+    ----------
+    lengths : int64 [n]
+        Tokens of each cell.
+    parts
+        Number of parts; some are empty if there are fewer cells.
+
+    Returns
+    -------
+    list of int64
+        `parts` arrays; together they hold every cell once.
+    """
+    full = -(-lengths.size // parts) if lengths.size else 0
+    taken: list[list[int]] = [[] for _ in range(parts)]
+    heap = [(0, part) for part in range(parts)]
+    for cell in np.argsort(-lengths, kind="stable").tolist():
+        tokens, part = heapq.heappop(heap)
+        taken[part].append(cell)
+        if len(taken[part]) < full:
+            heapq.heappush(heap, (tokens + int(lengths[cell]), part))
+    return [np.array(sorted(cells), dtype=np.int64) for cells in taken]

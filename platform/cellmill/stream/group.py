@@ -1,0 +1,45 @@
+"""Making a group of windows: read, shuffle, tokenise, pack. Runs in a thread or in a data task anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.stream.cells import Reading
+from cellmill.stream.reader import read_block
+from cellmill.tokens import PackedBatch, Tokeniser
+
+
+@dataclass(frozen=True)
+class GroupWork:
+    """All that is needed to make a group, and nothing else: it travels.
+
+    Attributes
+    ----------
+    name
+        Identity of the group, for checks and messages.
+    reading
+        Which rows to read.
+    cells : int64 [n]
+        Which of the rows read come out, in order.
+    seed, epoch
+        Keys of all chance in tokens.
+    """
+
+    name: str
+    reading: Reading
+    cells: npt.NDArray[np.int64]
+    seed: int
+    epoch: int
+
+    def make(self, tokeniser: Tokeniser) -> PackedBatch:
+        """Read, shuffle, tokenise and pack the group.
+
+        Raises
+        ------
+        IntegrityError
+            A shard is missing or damaged.
+        """
+        return tokeniser.tokenise(read_block(self.reading), seed=self.seed, epoch=self.epoch, cells=self.cells)
