@@ -50,9 +50,10 @@ def connect(config: ClusterConfig | None = None) -> Literal["joined", "started",
     config = config or ClusterConfig()
     address = config.address or os.environ.get("RAY_ADDRESS") or "local"
     local = address == "local"
-    options: dict[str, Any] = {"address": address, "log_to_driver": True, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"address": address, "logging_level": logging.WARNING}
     if local:
         options |= {
+            "log_to_driver": False,
             "num_cpus": config.cpus or max(2, os.cpu_count() or 2),
             "object_store_memory": config.object_store_mb * 1024 * 1024,
             "include_dashboard": False,

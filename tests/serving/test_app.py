@@ -22,6 +22,7 @@ from cellmill.serving.bodies.kinds import ARROW, H5AD, JSON
 from cellmill.serving.bodies.parser import BodyParser
 from cellmill.serving.client import Client
 from cellmill.serving.config import LimitsConfig, ServedModel
+from cellmill.serving.endpoint import Endpoint
 from cellmill.serving.errors import NotServedError, OverloadedError
 from cellmill.serving.model_engine import ModelEngine
 from tests.serving.live import listening
@@ -67,7 +68,7 @@ def url(predictor: SmallPredictor, tmp_path_factory: pytest.TempPathFactory) -> 
     served = ServedModel(name="a", path=Path("a"), max_tokens_per_batch=50, linger_ms=5)
     engine = ModelEngine(predictor, served, min_gene_match=0.3)
     embedder = SmallPredictor(folder(tmp_path_factory.mktemp("models") / "e", "embed"))
-    endpoints = {
+    endpoints: dict[str, Endpoint] = {
         "a": engine,
         "e": ModelEngine(embedder, served.model_copy(update={"name": "e"}), min_gene_match=0.3),
         "busy": Failing(engine.card, OverloadedError("Too much waits.")),

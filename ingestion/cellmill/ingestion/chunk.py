@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
-from cellmill.atlas.content import cell_ids, content_hash, feature_keys, hash_bytes
+from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
 from cellmill.counts import check_counts
 from cellmill.ingestion.config import QualityConfig
-from cellmill.ingestion.obs import obs_table
+from cellmill.ingestion.harmonising import harmonise_rows
+from cellmill.ingestion.obs import kept_columns, obs_table
 from cellmill.ingestion.plan import SourcePlan, shard_of
 from cellmill.ingestion.quality import judge
 from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.h5ad import open_h5ad
 
 
 @dataclass(frozen=True)
@@ -65,33 +62,33 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
 
     Raises
     ------
+    SourceError
+        The rows cannot be read.
     CountsError
         A value in these rows is no raw count.
     """
+    where = f"{plan.url}: {plan.place}, cells {start} to {stop - 1}"
     raw = source.rows(plan.place, start, stop)
-    raw.data = check_counts(raw.data, f"{plan.url}: {plan.place}, cells {start} to {stop - 1}")
-    umis = np.zeros(raw.shape[1])
-    np.add.at(umis, raw.indices, raw.data)
-    matrix = plan.mapping.apply(raw)
-    matrix.eliminate_zeros()
-    n_genes = np.diff(matrix.indptr).astype(np.int64)
+    raw.data = check_counts(raw.data, where)
+    matrix, umis = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
+    del raw
+    n_genes = np.diff(matrix.indptr)
     n_counts = np.asarray(matrix.sum(axis=1, dtype=np.int64)).ravel()
+    hashes = content_hash(matrix.indptr, matrix.indices, matrix.data, plan.feature_keys)
     kept, dropped = judge(n_genes, n_counts, quality)
-    rows = np.arange(start, stop, dtype=np.int64)[kept]
-    matrix = matrix[kept]
-    cells = _metadata(plan, source, rows, n_genes[kept], n_counts[kept], matrix)
-    shard, rank = shard_of(rows, plan.shuffle_key, plan.n_shards)
-    blocks = {}
-    for number in np.unique(shard):
-        mine = np.flatnonzero(shard == number)
-        blocks[int(number)] = Block(matrix[mine], cells.take(pa.array(mine)), rank[mine])
+    rows = np.flatnonzero(kept)
+    shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
+    order = np.lexsort((rank, shard))
+    rows, shard, rank = rows[order], shard[order], rank[order]
+    cells = _metadata(plan, source, start + rows, n_genes[rows], n_counts[rows], hashes[rows])
+    matrix = matrix[rows]
+    bounds = np.searchsorted(shard, np.arange(plan.n_shards + 1))
+    blocks = {
+        number: Block(matrix[a:b], cells.slice(a, b - a), rank[a:b])
+        for number, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
+        if b > a
+    }
     return ChunkResult(blocks, umis, dropped)
-
-
-@lru_cache(maxsize=4)
-def open_source(path: Path, dataset: str) -> Source:
-    """Open a file, once in a process for all of its chunks."""
-    return open_h5ad(path, dataset)
 
 
 def join(blocks: list[Block]) -> Block:
@@ -109,20 +106,18 @@ def _metadata(
     rows: npt.NDArray[np.int64],
     n_genes: npt.NDArray[np.int64],
     n_counts: npt.NDArray[np.int64],
-    matrix: sparse.csr_matrix,
+    hashes: npt.NDArray[np.uint64],
 ) -> pa.Table:
-    obs: pd.DataFrame = source.obs().iloc[rows]
-    keys = feature_keys([feature.id for feature in plan.mapping.features])
-    digest = content_hash(matrix.indptr.astype(np.int64), matrix.indices, matrix.data, keys)
-    buffer = pa.py_buffer(np.ascontiguousarray(hash_bytes(digest)))
-    hashes = pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer])
+    columns = kept_columns(source.obs_columns(), plan.config.obs)
+    obs = source.obs(tuple(columns)).iloc[rows]
+    buffer = pa.py_buffer(hash_bytes(hashes))
     own = {
         "cell_id": pa.array(cell_ids(plan.sha256, rows)),
-        "dataset": pa.array([plan.dataset] * len(rows)),
-        "barcode": pa.array([str(name) for name in obs.index]),
+        "dataset": pa.array([plan.dataset] * len(rows), pa.string()),
+        "barcode": pa.array(obs.index.astype(str).to_numpy(), pa.string()),
         "source_row": pa.array(rows),
         "n_genes": pa.array(n_genes.astype(np.int32)),
         "n_counts": pa.array(n_counts),
-        "content_hash": hashes,
+        "content_hash": pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer]),
     }
-    return pa.table({**own, **obs_table(obs, plan.config.obs)})
+    return pa.table({**own, **obs_table(obs, columns)})

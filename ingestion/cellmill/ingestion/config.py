@@ -29,6 +29,22 @@ class QualityConfig(Config):
     max_counts: int | None = Field(default=None, ge=1)
 
 
+class DuplicateConfig(Config):
+    """What happens to cells whose counts equal those of a cell that came earlier, in any data set.
+
+    Attributes
+    ----------
+    policy
+        ``keep_first`` hides later ones, ``mark`` keeps them with ``is_duplicate`` set, ``keep`` does not look.
+    min_genes
+        Cells with fewer genes are duplicates only if their barcodes are equal as well: nearly empty cells are often
+        alike by chance.
+    """
+
+    policy: Literal["keep_first", "mark", "keep"] = "keep_first"
+    min_genes: int = Field(default=200, ge=0)
+
+
 class SourceConfig(Config):
     """One data set.
 
@@ -41,8 +57,8 @@ class SourceConfig(Config):
     organism
         ``auto`` recognises human and mouse by the gene names.
     counts
-        Where the raw counts are: ``X``, ``raw.X``, ``layers/NAME``, or ``auto``, which takes the first of
-        ``layers/counts``, ``raw.X`` and ``X`` that holds counts, and says which.
+        Where the raw counts are: ``X``, ``raw.X``, ``layers/NAME``, or ``auto``, which takes the first that
+        holds counts of a layer named so (``counts``, ``raw_counts``, ...), ``raw.X`` and ``X``, and says which.
     genes
         The column of ``var`` with gene names; ``index`` takes the index.
     symbols
@@ -76,8 +92,8 @@ class IngestConfig(Config):
     output
         Directory of the run; by default one of its own below the atlas's ``reports``, or below the working directory
         for a remote atlas.
-    genes, quality
-        Limits on genes and cells.
+    genes, quality, duplicates
+        Limits on genes and cells, and what happens to cells that are there already.
     shard_cells
         Cells in a shard.
     chunk_mb
@@ -93,6 +109,7 @@ class IngestConfig(Config):
     output: Path | None = None
     genes: GeneConfig = GeneConfig()
     quality: QualityConfig = QualityConfig()
+    duplicates: DuplicateConfig = DuplicateConfig()
     shard_cells: int = Field(default=65_536, ge=1)
     chunk_mb: int = Field(default=256, ge=1)
     backend: Literal["ray", "local"] = "ray"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from cellmill.config import Config
 from cellmill.genes import GeneReport
 
 
 class DatasetReport(Config):
-    """One data set of an ingestion.
+    """One source of an ingestion.
 
     Attributes
     ----------
@@ -18,9 +20,11 @@ class DatasetReport(Config):
     genes
         What became of genes and UMIs.
     cells_in, cells_out
-        Cells in the source, and in the atlas.
+        Cells in the source, and in the snapshot.
     dropped
         Cells left out, by reason.
+    marked
+        Cells in the snapshot that are marked as duplicates, by the data set that had them first.
     shards
         Shards it became.
     """
@@ -35,4 +39,16 @@ class DatasetReport(Config):
     cells_in: int
     cells_out: int
     dropped: dict[str, int]
+    marked: dict[str, int] = Field(default_factory=dict)
     shards: int
+
+    @property
+    def label(self) -> str:
+        """Name of the data set and of the file."""
+        return f"{self.dataset} ({self.url.rsplit('/', 1)[-1]})"
+
+
+def labels(reports: list[DatasetReport]) -> list[str]:
+    """Return a name for each report: the data set's, with the file's where a data set has several."""
+    names = [report.dataset for report in reports]
+    return [report.label if names.count(report.dataset) > 1 else report.dataset for report in reports]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError
 
+import cellmill.errors
 from cellmill.cluster import ClusterConfig, connect
-from cellmill.errors import CellmillError
+from cellmill.errors import CellmillError, ResourceError
 from cellmill.ingestion.backend import Row
+
+_RETRIES = 2
+"""How often a task whose worker died is tried again. Without a bound Ray would try for ever."""
 
 
 class RayBackend:
@@ -24,23 +30,56 @@ class RayBackend:
 
     def __init__(self, config: ClusterConfig) -> None:
         connect(config)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
     def map(self, function: Callable[[int], Row], n: int) -> Iterator[Row]:
-        """Yield the results as tasks finish."""
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        rows: Any = ray.data.range(n, override_num_blocks=n)
+        """Yield the results as tasks finish.
+
+        Raises
+        ------
+        CellmillError
+            The first that a task raised.
+        ResourceError
+            A task's worker died, time after time.
+        """
+        if not n:
+            return
+        numbers: Any = ray.data.range(n, override_num_blocks=n)
+        rows = numbers.map(_Task(function), num_cpus=1, ray_remote_args_fn=_options)
         try:
-            yield from rows.map(lambda row: function(int(row["id"])), num_cpus=1, max_retries=2).iter_rows()
-        except RayTaskError as error:
-            raise _ours(error) from error
+            for row in rows.iter_rows():
+                if row["error"]:
+                    raise _rebuilt(json.loads(row["error"]))
+                yield json.loads(row["plain"]) | {key: row[key] for key in row if key not in ("error", "plain")}
+        except RayError as error:
+            raise ResourceError(
+                f"A task failed {_RETRIES + 1} times in a row ({type(error).__name__}).",
+                where="ingestion",
+                fix="If memory ran out, lower `chunk_mb` or `shard_cells`; Ray's log says more.",
+            ) from error
 
 
-def _ours(error: BaseException) -> BaseException:
-    """Return the error of Cellmill inside one of Ray's, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, CellmillError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
+class _Task:
+    """A task whose errors travel as data, so that they arrive as they were raised."""
+
+    def __init__(self, function: Callable[[int], Row]) -> None:
+        self._function = function
+
+    def __call__(self, row: Row) -> Row:
+        try:
+            found = self._function(int(row["id"]))
+        except CellmillError as error:
+            return {"error": json.dumps({"type": type(error).__name__, **error.as_dict()}), "plain": "{}"}
+        arrays = {key: value for key, value in found.items() if hasattr(value, "dtype")}
+        plain = {key: value for key, value in found.items() if key not in arrays}
+        return {"error": "", "plain": json.dumps(plain), **arrays}
+
+
+def _options() -> dict[str, int]:
+    return {"max_retries": _RETRIES}
+
+
+def _rebuilt(error: dict[str, str]) -> CellmillError:
+    kind: type[CellmillError] = getattr(cellmill.errors, error["type"], CellmillError)
+    return kind(error["what"], where=error["where"], fix=error["fix"])

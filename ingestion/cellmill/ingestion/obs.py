@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -32,25 +32,39 @@ CELLXGENE_COLUMNS = (
 """Columns of the CELLxGENE schema; they are kept under their own names."""
 
 
-def obs_table(obs: pd.DataFrame, renamed: Mapping[str, str]) -> dict[str, pa.Array]:
-    """Return the kept columns by their names in the atlas.
+def kept_columns(present: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns to keep, and their names in the atlas.
+
+    Columns of the CELLxGENE schema are kept unless another column takes their name; a column that would shadow one
+    of the atlas's own is kept with ``obs_`` before its name.
+
+    Parameters
+    ----------
+    present
+        Columns of the source.
+    renamed
+        Columns that were asked for: name in the source, name in the atlas.
+    """
+    taken = {*renamed, *renamed.values()}
+    schema = {name: name for name in CELLXGENE_COLUMNS if name in present and name not in taken}
+    own = {*FIXED.names, *VIRTUAL}
+    return {source: f"obs_{target}" if target in own else target for source, target in {**schema, **renamed}.items()}
+
+
+def obs_table(obs: pd.DataFrame, names: Mapping[str, str]) -> dict[str, pa.Array]:
+    """Return columns by their names in the atlas.
 
     Text and categories become dictionaries of strings, numbers and booleans stay what they are; missing values stay
-    missing. A column that would shadow one of the atlas's own is kept with ``source_`` before its name.
+    missing.
 
     Parameters
     ----------
     obs
         The cells' table of the source.
-    renamed
-        Columns that were asked for: name in the source, name in the atlas.
+    names
+        Columns of it, and their names in the atlas.
     """
-    schema = {name: name for name in CELLXGENE_COLUMNS if name in obs.columns and name not in renamed}
-    kept = {}
-    for source, target in {**schema, **renamed}.items():
-        name = f"source_{target}" if target in FIXED.names or target in VIRTUAL else target
-        kept[name] = _column(obs[source])
-    return kept
+    return {target: _column(obs[source]) for source, target in names.items()}
 
 
 def _column(values: pd.Series) -> pa.Array:

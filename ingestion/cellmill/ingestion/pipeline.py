@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import anndata as ad
 
-from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.atlas import Atlas, ShardEntry
 from cellmill.console import console, progress
-from cellmill.errors import ConfigError, SourceError
-from cellmill.genes import Vocabulary
+from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Backend, LocalBackend
+from cellmill.ingestion.commit import commit
 from cellmill.ingestion.config import IngestConfig, SourceConfig
-from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.opening import close_source
 from cellmill.ingestion.plan import SourcePlan, plan_source
 from cellmill.ingestion.result import IngestResult, write_run
 from cellmill.ingestion.sources import AnnDataSource, Source
 from cellmill.ingestion.sources.h5ad import open_h5ad
 from cellmill.ingestion.tally import Tally
-from cellmill.ingestion.tasks import make_shard, read_chunk
-from cellmill.storage import Storage
+from cellmill.ingestion.tasks import MakeShard, ReadChunk
 
 
 def ingest(
-    config: IngestConfig | ad.AnnData, *, atlas: str | Path | None = None, dataset: str = "memory", licence: str = ""
+    config: IngestConfig | ad.AnnData,
+    *,
+    atlas: str | Path | None = None,
+    dataset: str = "memory",
+    licence: str = "unknown",
+    backend: Literal["ray", "local"] | None = None,
 ) -> IngestResult:
     """Add data sets to an atlas in one commit, or change nothing.
 
     Parameters
     ----------
     config
-        What to ingest and how; or an AnnData in memory, which is ingested in this process, without a cluster.
-    atlas, dataset, licence
-        For an AnnData: where to, its name there, and its licence.
+        What to ingest and how; or an AnnData in memory, which is ingested in this process, without a cluster, with
+        all of its ``obs``.
+    atlas
+        Where to; needed for an AnnData, and otherwise in place of the configuration's.
+    dataset, licence
+        For an AnnData: its name in the atlas, and its licence.
+    backend
+        In place of the configuration's.
 
     Returns
     -------
@@ -54,12 +63,26 @@ def ingest(
     if isinstance(config, ad.AnnData):
         if atlas is None:
             raise ConfigError("An AnnData needs to know where it goes.", where="atlas", fix="Give `atlas=`.")
-        source = SourceConfig(path=f"memory:{dataset}", dataset=dataset, licence=licence or "unknown")
-        source = source.model_copy(update={"obs": {str(name): str(name) for name in config.obs.columns}})
+        columns = {str(name): str(name) for name in config.obs.columns}
+        source = SourceConfig(path=f"memory:{dataset}", dataset=dataset, licence=licence, obs=columns)
         settings = IngestConfig(atlas=str(atlas), sources=(source,), backend="local")
-        return _ingest(settings, [(AnnDataSource(config, dataset), None, source)], LocalBackend())
-    opened = [(open_h5ad(path, name), path, source) for path, name, source in expand(config)]
-    return _ingest(config, opened, _backend(config))
+        memory = AnnDataSource(config, dataset)
+        return _ingest(settings, [plan_source(memory, None, source, settings)], LocalBackend(), memory)
+    update = {"atlas": str(atlas) if atlas else config.atlas, "backend": backend or config.backend}
+    settings = config.model_copy(update=update)
+    return _ingest(settings, plan(settings), _backend(settings))
+
+
+def plan(config: IngestConfig) -> list[SourcePlan]:
+    """Return what an ingestion would read, without writing anything (``--dry-run``)."""
+    plans = []
+    for path, name, own in expand(config):
+        source = open_h5ad(path, name)
+        try:
+            plans.append(plan_source(source, path, own, config))
+        finally:
+            source.close()
+    return plans
 
 
 def expand(config: IngestConfig) -> Iterator[tuple[Path, str, SourceConfig]]:
@@ -78,29 +101,24 @@ def expand(config: IngestConfig) -> Iterator[tuple[Path, str, SourceConfig]]:
             yield path, source.dataset or _name(path), source
 
 
-def plan(config: IngestConfig) -> list[SourcePlan]:
-    """Return what an ingestion would read, without writing anything (``--dry-run``)."""
-    return [plan_source(open_h5ad(path, name), path, source, config) for path, name, source in expand(config)]
-
-
 def _ingest(
-    config: IngestConfig, opened: Sequence[tuple[Source, Path | None, SourceConfig]], backend: Backend
+    config: IngestConfig, planned: Sequence[SourcePlan], backend: Backend, memory: Source | None = None
 ) -> IngestResult:
-    plans = [(plan_source(source, path, own, config), source) for source, path, own in opened]
-    atlas = Atlas.open_or_create(config.atlas)
-    present = {entry.key for entry in atlas.snapshot().shards}
-    unchanged = tuple(plan.dataset for plan, _ in plans if _is_present(atlas.storage, plan, present))
-    todo = [(plan, source) for plan, source in plans if plan.dataset not in unchanged]
-    reports, entries = [], []
-    for plan, source in todo:
-        report, made = _one(config, atlas, plan, source if plan.path is None else None, backend)
-        reports.append(report)
-        entries += made
-    version, changed = atlas.update(partial(_change, entries, reports))
+    _refuse_twins(planned)
+    atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
+    here = atlas.snapshot().shards
+    _refuse_renamed(planned, here)
+    present = {entry.key for entry in here}
+    done = [_is_present(atlas, plan, present) for plan in planned]
+    plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
+    unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
+    tallies = _read(config, atlas, plans, backend, memory)
+    entries = _write(atlas, plans, tallies, backend)
+    version, changed, reports = commit(atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates)
     for report in reports:
         key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
         atlas.storage.put(key, report.model_dump_json(indent=1).encode())
-    for plan, _ in todo:
+    for plan in plans:
         staging.clear(atlas.storage, plan)
     return IngestResult(
         atlas=atlas.url,
@@ -112,53 +130,92 @@ def _ingest(
     )
 
 
-def _one(
-    config: IngestConfig, atlas: Atlas, plan: SourcePlan, source: Source | None, backend: Backend
-) -> tuple[DatasetReport, list[ShardEntry]]:
-    """Make the shards of one source, uncommitted."""
-    storage = atlas.storage
-    console.print(
-        f"{plan.dataset}: {plan.n_cells:,} cells, {len(plan.mapping.names):,} features, counts in {plan.place}"
-    )
-    tally = Tally(plan)
-    read = partial(read_chunk, storage=storage, plan=plan, source=source, quality=config.quality)
-    with progress(plan.n_cells, f"{plan.dataset}: reading") as advance:
-        for row in backend.map(read, len(plan.chunks)):
-            tally.add(row)
-            advance(int(row["cells_in"]))
-    report = tally.report()
-    report.genes.check(config.genes, where=plan.url)
-    if report.cells_out == 0:
-        raise SourceError("No cell passes the quality limits.", where=plan.url, fix=f"Left out: {report.dropped}.")
-    vocabulary: Vocabulary = atlas.vocabulary_store.allocate(plan.mapping.features)
+def _read(
+    config: IngestConfig, atlas: Atlas, plans: Sequence[SourcePlan], backend: Backend, memory: Source | None
+) -> list[Tally]:
+    """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
+    for plan in plans:
+        console.print(
+            f"{plan.dataset}: {plan.n_cells:,} cells, {len(plan.mapping.names):,} features, counts in {plan.place}",
+            soft_wrap=True,
+        )
+    read = ReadChunk(atlas.storage, plans, memory, config.quality)
+    tallies = [Tally(plan) for plan in plans]
+    try:
+        with progress(sum(plan.n_cells for plan in plans), "reading") as advance:
+            for row in backend.map(read, read.n):
+                tallies[int(row["source"])].add(row)
+                advance(int(row["cells_in"]))
+        for plan, tally in zip(plans, tallies, strict=True):
+            report = tally.report()
+            report.genes.check(config.genes, where=plan.url)
+            if report.cells_out == 0:
+                dropped = ", ".join(f"{n:,} have {reason}" for reason, n in report.dropped.items())
+                raise SourceError("No cell passes the quality limits.", where=plan.url, fix=f"{dropped}.")
+    except CellmillError:
+        for plan in plans:
+            staging.clear(atlas.storage, plan)
+        raise
+    finally:
+        close_source()
+    return tallies
+
+
+def _write(atlas: Atlas, plans: Sequence[SourcePlan], tallies: Sequence[Tally], backend: Backend) -> list[ShardEntry]:
+    """Give ids to all features, then write all shards."""
+    if not plans:
+        return []
+    # The ids come first: no shard may hold a token that another ingestion could give to another feature.
+    features = dict.fromkeys(feature for plan in plans for feature in plan.mapping.features)
+    vocabulary = atlas.vocabulary_store.allocate(features)
+    make = MakeShard(atlas.storage, plans, vocabulary, [tally.shard_cells for tally in tallies])
     entries = []
-    make = partial(make_shard, storage=storage, plan=plan, vocabulary=vocabulary)
-    with progress(report.cells_out, f"{plan.dataset}: writing") as advance:
-        for row in backend.map(make, plan.n_shards):
-            if row["entry"]:
-                entries.append(ShardEntry.model_validate_json(row["entry"]))
-                advance(int(row["cells"]))
-    return report, entries
+    try:
+        with progress(int(sum(tally.shard_cells.sum() for tally in tallies)), "writing") as advance:
+            for row in backend.map(make, make.n):
+                if row["entry"]:
+                    entries.append((int(row["source"]), ShardEntry.model_validate_json(row["entry"])))
+                    advance(int(row["cells"]))
+    except IntegrityError:
+        # What was staged is incomplete: the next run shall read everything again.
+        for plan in plans:
+            staging.clear(atlas.storage, plan)
+        raise
+    return [entry for _, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].key))]
 
 
-def _change(entries: list[ShardEntry], reports: list[DatasetReport], snapshot: Snapshot) -> Change | None:
-    present = {entry.key for entry in snapshot.shards}
-    new = [entry for entry in entries if entry.key not in present]
-    # A data set that comes again from the same file under another configuration replaces its former self.
-    again = {(report.dataset, report.url) for report in reports}
-    fresh = {entry.key for entry in entries}
-    gone = [e.key for e in snapshot.shards if (e.dataset, e.source_url) in again and e.key not in fresh]
-    if not new and not gone:
-        return None
-    facts = {"cells": str(sum(entry.n_cells for entry in new)), "shards": str(len(new)), "replaced": str(len(gone))}
-    return Change(new, gone, "ingest " + ", ".join(sorted({report.dataset for report in reports})), facts)
+def _refuse_twins(plans: Sequence[SourcePlan]) -> None:
+    """Refuse a configuration that names the same content twice."""
+    seen: dict[str, SourcePlan] = {}
+    for plan in plans:
+        other = seen.setdefault(plan.sha256, plan)
+        if other is not plan:
+            raise ConfigError(
+                f"Two sources have the same content ({plan.dataset} and {other.dataset}).",
+                where=f"{plan.url} and {other.url}",
+                fix="Name the file once.",
+            )
 
 
-def _is_present(storage: Storage, plan: SourcePlan, present: set[tuple[str, str]]) -> bool:
+def _refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -> None:
+    """Refuse a file that is in the atlas under another name: its cells would have the same ids twice."""
+    names = {entry.source_sha256: entry.dataset for entry in entries}
+    for plan in plans:
+        name = names.get(plan.sha256, plan.dataset)
+        if name != plan.dataset:
+            raise ConfigError(
+                f"The file is in the atlas already, as data set {name!r}.",
+                where=plan.url,
+                fix=f"Leave it out, or set `dataset: {name}`.",
+            )
+
+
+def _is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]]) -> bool:
     """Return whether every shard of a source that has cells is in the snapshot."""
     mine = [(plan.dataset, digest) for digest in plan.shard_digests]
     missing = [number for number, key in enumerate(mine) if key not in present]
-    return len(missing) < len(mine) and all(shards.existing(storage, plan, number) is None for number in missing)
+    # A shard that is not in the snapshot had no cells, or was never written.
+    return len(missing) < len(mine) and not any(shards.is_written(atlas.storage, plan, n) for n in missing)
 
 
 def _backend(config: IngestConfig) -> Backend:
@@ -170,6 +227,5 @@ def _backend(config: IngestConfig) -> Backend:
 
 
 def _name(path: Path) -> str:
-    return (
-        "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in path.stem).lstrip("._-") or "data"
-    )
+    letters = (letter if letter.isalnum() or letter in "._-" else "_" for letter in path.stem)
+    return "".join(letters).lstrip("._-") or "data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cellmill.counts import check_counts
 from cellmill.errors import CountsError, SourceError
 from cellmill.ingestion.sources import Source
+from cellmill.ingestion.sources.base import NAMED_COUNTS
 
 _PROBE_CELLS = 256
 
@@ -12,14 +13,15 @@ _PROBE_CELLS = 256
 def find_counts(source: Source, wanted: str) -> str:
     """Return the place of the raw counts.
 
-    The first few hundred cells decide; every further value is checked when it is read.
+    A few hundred cells at the beginning and at the end decide; every further value is checked when it is read.
 
     Parameters
     ----------
     source
         The source.
     wanted
-        A place, or ``auto``: the first of those there are that holds counts.
+        A place, or ``auto``: the first that holds counts of a layer whose name says so, ``raw.X`` and ``X``. Other
+        layers are taken only when asked for: integers are not always the counts (spliced reads alone, for one).
 
     Raises
     ------
@@ -28,19 +30,37 @@ def find_counts(source: Source, wanted: str) -> str:
     CountsError
         No place holds raw counts; the message gives the reason for each.
     """
-    places = [wanted] if wanted != "auto" else list(source.places())
-    if not places:
+    every = list(source.places())
+    if not every:
         raise SourceError("The file has no matrix.", where=source.url, fix="It needs raw counts in X or raw.X.")
-    reasons = []
+    places = [wanted] if wanted != "auto" else [place for place in every if _says_counts(place)]
+    reasons: list[tuple[str, CountsError]] = []
     for place in places:
-        block = source.rows(place, 0, min(_PROBE_CELLS, source.n_cells))
-        try:
-            check_counts(block.data, f"{source.url}: {place}")
-        except CountsError as error:
-            reasons.append((place, error))
-        else:
+        reason = _refusal(source, place)
+        if reason is None:
             return place
+        reasons.append((place, reason))
+    others = [place for place in every if place not in places and _refusal(source, place) is None]
+    hint = f" Integers are in {', '.join(others)}: set `counts` to it if these are the counts." if others else ""
+    if not reasons:
+        raise CountsError("No place says that it holds raw counts.", where=source.url, fix=hint.strip())
     if len(reasons) == 1:
-        raise reasons[0][1]
+        error = reasons[0][1]
+        raise CountsError(error.what, where=error.where, fix=error.fix + hint)
     what = "No matrix of the file holds raw counts. " + " ".join(f"{place}: {error.what}" for place, error in reasons)
-    raise CountsError(what, where=source.url, fix=reasons[0][1].fix)
+    raise CountsError(what, where=source.url, fix=reasons[0][1].fix + hint)
+
+
+def _says_counts(place: str) -> bool:
+    return not place.startswith("layers/") or place.removeprefix("layers/").lower() in NAMED_COUNTS
+
+
+def _refusal(source: Source, place: str) -> CountsError | None:
+    n = source.n_cells
+    ranges = {(0, min(_PROBE_CELLS, n)), (max(0, n - _PROBE_CELLS), n)}
+    try:
+        for start, stop in sorted(ranges):
+            check_counts(source.rows(place, start, stop).data, f"{source.url}: {place}")
+    except CountsError as error:
+        return error
+    return None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas.content import feature_keys
 from cellmill.errors import ConfigError, GeneMappingError
 from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
 from cellmill.ingestion.config import IngestConfig, SourceConfig
@@ -32,6 +35,8 @@ class SourcePlan:
         The file, or None for an AnnData in memory.
     dataset, url, sha256
         Name and identity.
+    stamp
+        Size and time of change of the file when it was planned.
     organism
         Given or recognised.
     place
@@ -51,6 +56,7 @@ class SourcePlan:
     dataset: str
     url: str
     sha256: str
+    stamp: str
     organism: Organism
     place: str
     mapping: GeneMapping
@@ -62,6 +68,11 @@ class SourcePlan:
     def shard_digest(self, number: int) -> str:
         """Return the identity of one shard."""
         return hashlib.sha256(f"{self.digest}/{number}/{self.n_shards}".encode()).hexdigest()[:32]
+
+    @cached_property
+    def feature_keys(self) -> npt.NDArray[np.uint64]:
+        """Keys of the features in content hashes."""
+        return feature_keys([feature.id for feature in self.mapping.features])
 
     @property
     def shard_digests(self) -> list[str]:
@@ -99,21 +110,26 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
             + (", ".join(map(str, var.columns)) or "none")
             + ".",
         )
-    missing = [name for name in config.obs if name not in source.obs().columns]
-    if missing:
+    columns = source.obs_columns()
+    if missing := [name for name in config.obs if name not in columns]:
+        near = difflib.get_close_matches(missing[0], columns, n=1)
         raise ConfigError(
             f"The data set has no obs column {missing[0]!r}.",
             where=source.url,
-            fix=f"There are: {', '.join(map(str, source.obs().columns))}.",
+            fix=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(columns) or 'none'}.",
         )
+    if len(set(config.obs.values())) < len(config.obs):
+        raise ConfigError("Two obs columns would have one name.", where=source.url, fix="Give each its own.")
     n_cells = source.n_cells
     per_chunk = _rows_per_chunk(n_cells, source.entries(place), ingest.chunk_mb)
     identity = {
         "input": source.sha256,
-        "source": config.model_dump(mode="json", exclude={"path"}),
+        "source": config.model_dump(mode="json", exclude={"path"}, exclude_defaults=True),
         "dataset": source.name,
-        "genes": ingest.genes.model_dump(mode="json", exclude={"max_genes_lost", "max_umis_lost"}),
-        "quality": ingest.quality.model_dump(mode="json"),
+        "genes": ingest.genes.model_dump(
+            mode="json", exclude={"max_genes_lost", "max_umis_lost"}, exclude_defaults=True
+        ),
+        "quality": ingest.quality.model_dump(mode="json", exclude_defaults=True),
         "shard_cells": ingest.shard_cells,
         "recipe": RECIPE,
     }
@@ -123,6 +139,7 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
         dataset=source.name,
         url=source.url,
         sha256=source.sha256,
+        stamp=source.stamp,
         organism=organism,
         place=place,
         mapping=harmonise(names, organism=organism, symbols=symbols, config=ingest.genes),

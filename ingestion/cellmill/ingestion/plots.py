@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.dataset_report import DatasetReport, labels
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#999999", "#000000")
@@ -26,7 +26,7 @@ def gene_figure(reports: Sequence[DatasetReport]) -> Figure:
             left += shares
         panel.set_xlim(0, 1)
         panel.set_xlabel(f"share of {'UMIs' if title == 'umis' else 'genes'}")
-    axes[0].set_yticks(range(len(reports)), [report.dataset for report in reports])
+    axes[0].set_yticks(range(len(reports)), labels(list(reports)))
     axes[0].invert_yaxis()
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=5, frameon=False
@@ -53,7 +53,7 @@ def cell_figure(reports: Sequence[DatasetReport]) -> Figure:
         cells = np.array([report.dropped.get(reason, 0) for report in reports], dtype=float)
         axes.barh(positions, cells, left=left, color=_COLOURS[3 + number % 6], label=reason)
         left += cells
-    axes.set_yticks(positions, [report.dataset for report in reports])
+    axes.set_yticks(positions, labels(list(reports)))
     axes.invert_yaxis()
     axes.set_xlabel("cells")
     axes.legend(frameon=False)

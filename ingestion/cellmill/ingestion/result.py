@@ -10,7 +10,7 @@ from pathlib import Path
 from cellmill.atlas import Atlas, Snapshot
 from cellmill.config import Config
 from cellmill.ingestion.config import IngestConfig
-from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.dataset_report import DatasetReport, labels
 from cellmill.ingestion.plots import cell_figure, gene_figure
 from cellmill.runs import Run
 
@@ -27,7 +27,7 @@ class IngestResult(Config):
     reports
         What happened to each data set.
     unchanged
-        Data sets that were in the atlas already, just so.
+        Sources that were in the atlas already, just so.
     run
         The run's directory.
     """
@@ -43,12 +43,13 @@ class IngestResult(Config):
 def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[DatasetReport]) -> Path:
     """Write the run's directory: resolved configuration, summary, plots and lineage."""
     run = Run.create(config.output or _own_directory(config), "ingest", config)
+    named = dict(zip(labels(list(reports)), reports, strict=True))
     summary = {
         "atlas": snapshot.atlas.url,
         "snapshot": snapshot.version,
         "cells": snapshot.n_cells,
-        "datasets": {report.dataset: _line(report) for report in reports},
-        "genes": {report.dataset: {str(key): n for key, n in report.genes.genes.items()} for report in reports},
+        "datasets": {name: _line(report) for name, report in named.items()},
+        "genes": {name: {str(key): n for key, n in report.genes.genes.items()} for name, report in named.items()},
     }
     run.summary(summary)
     if reports:
@@ -65,6 +66,7 @@ def _line(report: DatasetReport) -> dict[str, str | int]:
         "counts in": report.counts,
         "cells in": report.cells_in,
         "cells kept": report.cells_out,
+        "duplicates marked": sum(report.marked.values()),
         "genes in": report.genes.genes_in,
         "genes out": report.genes.genes_out,
         "UMIs lost": f"{report.genes.umis_lost:.2%}",

@@ -24,6 +24,8 @@ def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabul
     digest = plan.shard_digest(number)
     features = plan.mapping.features
     tokens = vocabulary.lookup([feature.id for feature in features])
+    # The part of the vocabulary that the shard needs: the same whenever the shard is written.
+    needed = vocabulary.prefix(int(tokens.max()) + 1)
     draft = ShardEntry(
         dataset=plan.dataset,
         digest=digest,
@@ -40,12 +42,10 @@ def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabul
         source_sha256=plan.sha256,
         config_digest=plan.digest,
         recipe=RECIPE,
-        vocabulary_size=vocabulary.size,
-        vocabulary_digest=vocabulary.digest(),
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        vocabulary_size=needed.size,
+        vocabulary_digest=needed.digest(),
     )
-    # What an interrupted run left may be of any length; a shard is complete only with its cells' metadata.
-    storage.delete_tree(draft.shard_path)
+    # What an interrupted run left is overwritten: the same input makes the same files, byte for byte.
     write_counts(
         storage,
         draft.shard_path,
@@ -62,7 +62,8 @@ def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabul
 
 def _sealed(storage: Storage, draft: ShardEntry) -> ShardEntry:
     digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest))
-    return draft.model_copy(update={"bytes": size, "checksum": digest})
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return draft.model_copy(update={"bytes": size, "checksum": digest, "created": created})
 
 
 def _table(block: Block, entry: ShardEntry) -> pa.Table:
@@ -75,13 +76,24 @@ def _table(block: Block, entry: ShardEntry) -> pa.Table:
         name: own.get(name, block.cells[name] if name in block.cells.column_names else None) for name in FIXED.names
     }
     others = {name: block.cells[name] for name in block.cells.column_names if name not in fixed}
-    return pa.table({**fixed, **others}).replace_schema_metadata({_ENTRY: entry.model_dump_json()})
+    # Dictionaries depend on how the source was cut into chunks; text does not.
+    table = pa.table({name: _as_text(column) for name, column in {**fixed, **others}.items()}).combine_chunks()
+    return table.replace_schema_metadata({_ENTRY: entry.model_dump_json()})
+
+
+def _as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
+
+
+def is_written(storage: Storage, plan: SourcePlan, number: int) -> bool:
+    """Return whether an earlier run completed the shard, committed or not."""
+    return storage.exists(f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet")
 
 
 def existing(storage: Storage, plan: SourcePlan, number: int) -> ShardEntry | None:
     """Return the shard if an earlier run completed it, committed or not."""
-    key = f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet"
-    if not storage.exists(key):
+    if not is_written(storage, plan, number):
         return None
+    key = f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet"
     metadata = pq.read_schema(pa.BufferReader(storage.get(key))).metadata
     return _sealed(storage, ShardEntry.model_validate_json(metadata[_ENTRY]))

@@ -1,20 +1,38 @@
-"""Blocks on their way from the chunk that made them to the shard they belong to."""
+"""Blocks on their way from the chunk that made them to the shard they belong to.
+
+What a chunk staged is complete when its receipt is there; a later run of the same plan starts from the receipts.
+"""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
+from cellmill.atlas.layout import count_dtype, index_dtype
+from cellmill.ingestion.backend import Row
 from cellmill.ingestion.chunk import Block
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.storage import Storage
 
 
-def stage(storage: Storage, plan: SourcePlan, chunk: int, blocks: dict[int, Block]) -> None:
-    """Write a chunk's blocks where the tasks that make shards find them."""
+def stage(storage: Storage, plan: SourcePlan, chunk: int, blocks: dict[int, Block], receipt: Row) -> None:
+    """Write a chunk's blocks where the tasks that make shards find them, then its receipt."""
     for shard, block in blocks.items():
-        storage.put(_key(plan, shard, chunk), _encode(block))
+        storage.put(f"{_prefix(plan)}/{shard:06d}/{chunk:06d}.arrow", _encode(block))
+    storage.put(_receipt(plan, chunk), json.dumps(receipt, default=_listed).encode())
+
+
+def receipt(storage: Storage, plan: SourcePlan, chunk: int) -> Row | None:
+    """Return what a chunk reported in an earlier run, None if it has to be read."""
+    key = _receipt(plan, chunk)
+    if not storage.exists(key):
+        return None
+    found: dict[str, Any] = json.loads(storage.get(key))
+    return {name: np.array(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def staged(storage: Storage, plan: SourcePlan, shard: int) -> list[Block]:
@@ -28,24 +46,31 @@ def clear(storage: Storage, plan: SourcePlan) -> None:
 
 
 def _prefix(plan: SourcePlan) -> str:
-    return f"staging/{plan.digest[:32]}"
+    # Another division into chunks is another plan: blocks of the two must not meet in one shard.
+    return f"staging/{plan.digest[:32]}-{len(plan.chunks)}-{plan.n_shards}"
 
 
-def _key(plan: SourcePlan, shard: int, chunk: int) -> str:
-    return f"{_prefix(plan)}/{shard:06d}/{chunk:06d}.arrow"
+def _receipt(plan: SourcePlan, chunk: int) -> str:
+    return f"{_prefix(plan)}/receipts/{chunk:06d}.json"
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist()
 
 
 def _encode(block: Block) -> bytes:
     matrix = block.matrix
     lengths = np.diff(matrix.indptr)
+    indices = matrix.indices.astype(index_dtype(matrix.shape[1]), copy=False)
+    data = matrix.data.astype(count_dtype(int(matrix.data.max(initial=0))), copy=False)
     cells = block.cells.append_column("__rank", pa.array(block.rank))
-    cells = cells.append_column("__indices", _lists(lengths, matrix.indices))
-    cells = cells.append_column("__data", _lists(lengths, matrix.data))
+    cells = cells.append_column("__indices", _lists(lengths, indices))
+    cells = cells.append_column("__data", _lists(lengths, data))
     cells = cells.replace_schema_metadata({"columns": str(matrix.shape[1])})
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, cells.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-        writer.write_table(cells)
-    return bytes(sink.getvalue())
+    with pa.ipc.new_file(sink, cells.schema) as writer:
+        writer.write_table(cells.combine_chunks())
+    return bytes(memoryview(sink.getvalue()))
 
 
 def _lists(lengths: np.ndarray, values: np.ndarray) -> pa.LargeListArray:
@@ -57,9 +82,10 @@ def _decode(data: bytes) -> Block:
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
     columns = int(table.schema.metadata[b"columns"])
     indices, counts = table["__indices"].chunk(0), table["__data"].chunk(0)
-    matrix = sparse.csr_matrix(
-        (counts.values.to_numpy(), indices.values.to_numpy(), indices.offsets.to_numpy()),
-        shape=(table.num_rows, columns),
-    )
+    matrix = sparse.csr_matrix((table.num_rows, columns), dtype=np.uint32)
+    # Set apart, so that scipy keeps the narrow dtypes and does not go over the indices.
+    matrix.indptr = indices.offsets.to_numpy()
+    matrix.indices = indices.values.to_numpy().astype(np.int32)
+    matrix.data = counts.values.to_numpy()
     rank = table["__rank"].to_numpy()
     return Block(matrix, table.drop_columns(["__rank", "__indices", "__data"]).replace_schema_metadata(None), rank)

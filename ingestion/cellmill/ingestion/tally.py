@@ -15,6 +15,11 @@ from cellmill.ingestion.plan import SourcePlan
 class Tally:
     """The sums over a source's chunks.
 
+    Attributes
+    ----------
+    shard_cells : int64 [n_shards]
+        Cells that each shard will have.
+
     Parameters
     ----------
     plan
@@ -23,15 +28,16 @@ class Tally:
 
     def __init__(self, plan: SourcePlan) -> None:
         self._plan = plan
+        self.shard_cells = np.zeros(plan.n_shards, np.int64)
         self._umis = np.zeros(len(plan.mapping.names))
-        self._cells_in = self._cells_out = 0
+        self._cells_in = 0
         self._dropped: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
         """Add a chunk's result."""
         self._umis += np.asarray(row["umis"])
+        self.shard_cells += np.asarray(row["shard_cells"])
         self._cells_in += int(row["cells_in"])
-        self._cells_out += int(row["cells_out"])
         self._dropped.update(json.loads(row["dropped"]))
 
     def report(self) -> DatasetReport:
@@ -46,7 +52,7 @@ class Tally:
             counts=plan.place,
             genes=plan.mapping.report(self._umis),
             cells_in=self._cells_in,
-            cells_out=self._cells_out,
+            cells_out=int(self.shard_cells.sum()),
             dropped=dict(self._dropped),
-            shards=plan.n_shards,
+            shards=int(np.count_nonzero(self.shard_cells)),
         )

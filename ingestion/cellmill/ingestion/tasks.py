@@ -3,41 +3,126 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.errors import IntegrityError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Row
-from cellmill.ingestion.chunk import join, open_source, process_chunk
+from cellmill.ingestion.chunk import join, process_chunk
 from cellmill.ingestion.config import QualityConfig
+from cellmill.ingestion.opening import open_source
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.sources import Source
 from cellmill.storage import Storage
 
 
-def read_chunk(
-    number: int, *, storage: Storage, plan: SourcePlan, source: Source | None, quality: QualityConfig
-) -> Row:
-    """Read one chunk and stage its cells by shard."""
-    if source is None:
-        assert plan.path is not None
-        source = open_source(plan.path, plan.dataset)
-    start, stop = plan.chunks[number]
-    result = process_chunk(plan, source, start, stop, quality)
-    staging.stage(storage, plan, number, result.blocks)
-    return {
-        "cells_in": stop - start,
-        "cells_out": sum(block.matrix.shape[0] for block in result.blocks.values()),
-        "dropped": json.dumps(result.dropped),
-        "umis": result.umis,
-    }
+@dataclass(frozen=True)
+class ReadChunk:
+    """Task number i reads the i-th chunk of all sources' chunks, and stages its cells by shard.
+
+    Parameters
+    ----------
+    storage
+        The atlas's storage.
+    plans
+        The sources.
+    memory
+        The one source, if it is in the memory of this process; files are opened where the task runs.
+    quality
+        Which cells are kept.
+    """
+
+    storage: Storage
+    plans: Sequence[SourcePlan]
+    memory: Source | None
+    quality: QualityConfig
+
+    @property
+    def n(self) -> int:
+        """Number of tasks."""
+        return sum(len(plan.chunks) for plan in self.plans)
+
+    def __call__(self, number: int) -> Row:
+        """Run one task, unless an earlier run did."""
+        which, chunk = _locate([len(plan.chunks) for plan in self.plans], number)
+        plan = self.plans[which]
+        row = staging.receipt(self.storage, plan, chunk)
+        if row is None:
+            row = self._read(plan, chunk)
+        return {**row, "source": which}
+
+    def _read(self, plan: SourcePlan, chunk: int) -> Row:
+        source = open_source(plan) if self.memory is None else self.memory
+        start, stop = plan.chunks[chunk]
+        result = process_chunk(plan, source, start, stop, self.quality)
+        sizes = np.zeros(plan.n_shards, np.int64)
+        for shard, block in result.blocks.items():
+            sizes[shard] = block.matrix.shape[0]
+        row = {
+            "cells_in": stop - start,
+            "shard_cells": sizes,
+            "dropped": json.dumps(result.dropped),
+            "umis": result.umis,
+        }
+        staging.stage(self.storage, plan, chunk, result.blocks, row)
+        return row
 
 
-def make_shard(number: int, *, storage: Storage, plan: SourcePlan, vocabulary: Vocabulary) -> Row:
-    """Write one shard from what was staged for it, unless an earlier run has."""
-    entry = shards.existing(storage, plan, number)
-    if entry is None:
-        blocks = staging.staged(storage, plan, number)
-        if not blocks:
-            return {"entry": "", "cells": 0}
-        entry = shards.write(storage, plan, number, join(blocks), vocabulary)
-    return {"entry": entry.model_dump_json(), "cells": entry.n_cells}
+@dataclass(frozen=True)
+class MakeShard:
+    """Task number i writes the i-th shard of all sources' shards, unless an earlier run has.
+
+    Parameters
+    ----------
+    storage, plans
+        As in `ReadChunk`.
+    vocabulary
+        Holds all features.
+    shard_cells
+        How many cells each shard of each source must have.
+    """
+
+    storage: Storage
+    plans: Sequence[SourcePlan]
+    vocabulary: Vocabulary
+    shard_cells: Sequence[npt.NDArray[np.int64]]
+
+    @property
+    def n(self) -> int:
+        """Number of tasks."""
+        return sum(plan.n_shards for plan in self.plans)
+
+    def __call__(self, number: int) -> Row:
+        """Run one task."""
+        which, shard = _locate([plan.n_shards for plan in self.plans], number)
+        plan, expected = self.plans[which], int(self.shard_cells[which][shard])
+        if not expected:
+            return {"entry": "", "cells": 0, "source": which}
+        entry = shards.existing(self.storage, plan, shard)
+        if entry is None:
+            block = join(staging.staged(self.storage, plan, shard))
+            _check(plan, expected, block.matrix.shape[0])
+            entry = shards.write(self.storage, plan, shard, block, self.vocabulary)
+        _check(plan, expected, entry.n_rows)
+        return {"entry": entry.model_dump_json(), "cells": entry.n_cells, "source": which}
+
+
+def _check(plan: SourcePlan, expected: int, found: int) -> None:
+    if found != expected:
+        raise IntegrityError(
+            f"A shard should have {expected:,} cells, but {found:,} are there.",
+            where=plan.url,
+            fix="Run again: what is missing will be read once more.",
+        )
+
+
+def _locate(sizes: list[int], number: int) -> tuple[int, int]:
+    """Return the group and the position in it of the number-th of all items."""
+    ends = np.cumsum(sizes)
+    which = int(np.searchsorted(ends, number, side="right"))
+    return which, number - int(ends[which] - sizes[which])

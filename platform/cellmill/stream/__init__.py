@@ -1,7 +1,6 @@
 """The stream: shuffled, tokenised batches of an atlas, with a position exact to the cell."""
 
 from cellmill.stream.balance import micro_batch_count, split_cells
-
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.plan import EpochPlan
 from cellmill.stream.position import Position

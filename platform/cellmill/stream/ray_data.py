@@ -6,83 +6,116 @@ worker reads a Dataset of its own, in order, and checks that every group is the 
 
 from __future__ import annotations
 
+import json
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from cellmill.errors import CellmillError, IntegrityError
+from cellmill import errors
+from cellmill.errors import CellmillError, IntegrityError, ResourceError
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.groups import Group, Grouping
-from cellmill.stream.reader import GroupReader
-from cellmill.tokens import PackedBatch
+from cellmill.stream.group import GroupWork
+from cellmill.tokens import PackedBatch, Tokeniser
 
-_RETRIES = 3
-_GROUP = "group"
+START_SECONDS = 60.0
+"""How long a first data task may wait for a CPU before the stream is refused."""
+
+_GROUPS_PER_DATASET = 256
+_NAME, _ERROR = "group", "error"
 
 
-def read_ray(
-    reader: GroupReader, grouping: Grouping, first: int, config: StreamConfig, world_size: int
-) -> Iterator[tuple[Group, PackedBatch]]:
-    """Yield the groups from `first` on, read by Ray Data tasks on any node.
+def ray_groups(
+    work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig, world_size: int
+) -> Iterator[PackedBatch]:
+    """Yield groups in order, made by Ray Data tasks on any node; only packed arrays travel.
+
+    The arrays are read-only views of the object store.
+
+    Parameters
+    ----------
+    work
+        What to make.
+    tokeniser
+        How.
+    config
+        CPUs and object store of all workers together, and how often a task that dies is tried again.
+    world_size
+        Number of workers that share them.
 
     Raises
     ------
+    ResourceError
+        No CPU is left for data tasks, or one died time after time; the message names its windows.
     IntegrityError
-        A shard is damaged, a task died time after time, or a group came that was not expected.
+        A shard is damaged, or a group came that was not expected.
     """
-    groups = [grouping.group(index) for index in range(first, grouping.n_groups)]
-    if not groups:
-        return
-    context = ray.data.DataContext.get_current()
+    share = config.data_cpus / world_size
+    cpus = min(1.0, share)
+    _require_cpu(cpus)
+    shared = ray.put(tokeniser)
+    todo = iter(work)
+    # A Dataset at a time, so that the description of an epoch of any length takes little memory.
+    while part := list(islice(todo, _GROUPS_PER_DATASET)):
+        yield from _dataset(part, shared, config, cpus, share, world_size)
+
+
+def _dataset(
+    part: list[GroupWork], tokeniser: Any, config: StreamConfig, cpus: float, share: float, world_size: int
+) -> Iterator[PackedBatch]:
+    context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     # A group is one block: split or merged, it would no longer be one row.
     context.target_max_block_size = None
     context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    # Each Dataset believes that it owns the cluster.
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
-        cpu=max(1.0, config.data_cpus / world_size),
-        object_store_memory=config.object_store_mb * 1_000_000 / world_size,
+        cpu=max(share, cpus), object_store_memory=config.object_store_mb * 1e6 / world_size
     )
-    with warnings.catch_warnings():
-        # Ray has no other way yet to bound the retries of a read task; unbounded, one that kills its worker runs for ever.
-        warnings.simplefilter("ignore", category=DeprecationWarning)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    with ray.data.DataContext.current(context), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         dataset = ray.data.read_datasource(
-            _Groups(reader, groups),
-            override_num_blocks=len(groups),
-            num_cpus=min(1.0, config.data_cpus),
-            ray_remote_args={"max_retries": _RETRIES},
+            _Groups(part, tokeniser),
+            override_num_blocks=len(part),
+            num_cpus=cpus,
+            # Unbounded, a task that kills its worker would be tried again for ever.
+            ray_remote_args={"max_retries": config.task_retries},
         )
-    expected = iter(groups)
-    try:
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=config.prefetch):
-            group = next(expected)
-            if table[_GROUP][0].as_py() != _identity(group):
-                raise IntegrityError(
-                    f"Group {table[_GROUP][0].as_py()} came where {_identity(group)} was expected.", where="stream"
-                )
-            yield group, PackedBatch.from_table(table)
-    except RayTaskError as error:
-        raise _ours(error) from error
-    except RayError as error:
-        group = next(expected, groups[-1])
-        raise IntegrityError(
-            f"A data task died {_RETRIES + 1} times in a row: {type(error).__name__}.",
-            where=f"stream: epoch {group.epoch}, near group {group.index}",
-            fix="See the task's log; too little memory for stream.group_cells is the usual cause.",
-        ) from error
-    if next(expected, None) is not None:
-        raise IntegrityError("The stream ended before its last group.", where="stream")
+        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    for i, group in enumerate(part):
+        try:
+            table = next(tables, None)
+        except RayTaskError as error:
+            raise _unexpected(error, group) from error
+        except RayError as error:
+            raise _died(part[i:], tokeniser, cpus, config.task_retries, error) from error
+        if table is None:
+            raise IntegrityError("The stream ended before its last group.", where=group.name)
+        if (found := table[_NAME][0].as_py()) != group.name:
+            raise IntegrityError(f"Another group came: {found}.", where=group.name)
+        if _ERROR in table.column_names:
+            raise _decode(table[_ERROR][0].as_py())
+        yield PackedBatch.from_table(table)
 
 
 class _Groups(Datasource):
-    def __init__(self, reader: GroupReader, groups: list[Group]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._reader, self._list = reader, groups
+    def __init__(self, groups: list[GroupWork], tokeniser: Any) -> None:
+        begin: Callable[[], None] = super().__init__
+        begin()
+        self._list = groups
+        self._tokeniser = tokeniser
+
+    def get_name(self) -> str:
+        return "Cells"
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -90,26 +123,76 @@ class _Groups(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(_task(self._reader, group), metadata) for group in self._list]
+        return [
+            ReadTask(
+                _task(group, self._tokeniser),
+                BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None),
+            )
+            for group in self._list
+        ]
 
 
-def _task(reader: GroupReader, group: Group) -> Callable[[], Iterable[pa.Table]]:
+def _task(group: GroupWork, tokeniser: Any) -> Callable[[], Iterable[pa.Table]]:
     def read() -> Iterable[pa.Table]:
-        table = reader.read(group).to_table()
-        yield table.append_column(_GROUP, pa.array([_identity(group)]))
+        yield _make(group, tokeniser)
 
     return read
 
 
-def _identity(group: Group) -> str:
-    return f"{group.epoch}/{group.index}/{group.n_cells}"
+def _make(group: GroupWork, tokeniser: Any) -> pa.Table:
+    name = pa.array([group.name])
+    try:
+        table = group.make(ray.get(tokeniser)).to_table()
+    except CellmillError as error:
+        # As data, because Ray wraps exceptions so that they can no longer be told apart.
+        told = json.dumps({"type": type(error).__name__, **error.as_dict()})
+        return pa.table({_NAME: name, _ERROR: pa.array([told])})
+    return table.append_column(_NAME, name)
 
 
-def _ours(error: BaseException) -> BaseException:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, CellmillError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
+def _decode(told: str) -> CellmillError:
+    fields = json.loads(told)
+    kind: type[CellmillError] = getattr(errors, fields["type"], CellmillError)
+    return kind(fields["what"], where=fields["where"], fix=fields["fix"])
+
+
+def _require_cpu(cpus: float) -> None:
+    """Run an empty task: if none gets a CPU, data tasks would wait for ever without a word."""
+    probe = ray.remote(num_cpus=cpus, max_retries=0)(_nothing).remote()
+    try:
+        ray.get(probe, timeout=START_SECONDS)
+    except GetTimeoutError as error:
+        ray.cancel(probe, force=True)
+        total = ray.cluster_resources().get("CPU", 0.0)
+        free = ray.available_resources().get("CPU", 0.0)
+        raise ResourceError(
+            f"No CPU was free for data tasks in {START_SECONDS:.0f} s: each needs {cpus:g}, and {free:g} of {total:g} "
+            "are free.",
+            where="stream.data_cpus",
+            fix="Give the workers fewer CPUs (fractions are fine), lower stream.data_cpus, or add nodes.",
+        ) from error
+
+
+def _nothing() -> None:
+    return None
+
+
+def _died(groups: list[GroupWork], tokeniser: Any, cpus: float, retries: int, error: RayError) -> ResourceError:
+    """Find the group whose task dies: those that could have been under way are made one by one."""
+    again = ray.remote(num_cpus=cpus, max_retries=0)(_only_make)
+    what = f"A data task died {retries + 1} times in a row ({type(error).__name__})."
+    fix = "See the logs of the node; too little memory for stream.group_cells is the usual cause."
+    for group in groups[: 2 * max(1, int(ray.cluster_resources().get("CPU", 1.0) / cpus))]:
+        try:
+            ray.get(again.remote(group, tokeniser))
+        except RayError:
+            return ResourceError(what, where=group.name, fix=fix)
+    return ResourceError(what, where=f"{groups[0].name}, or a later group", fix=fix)
+
+
+def _only_make(group: GroupWork, tokeniser: Tokeniser) -> None:
+    group.make(tokeniser)
+
+
+def _unexpected(error: RayTaskError, group: GroupWork) -> CellmillError:
+    return CellmillError(f"A data task failed: {str(error).strip().splitlines()[-1]}", where=f"{group.name}, or later")

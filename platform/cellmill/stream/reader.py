@@ -77,8 +77,15 @@ def read_block(reading: Reading) -> CellBlock:
         np.take(tokens.astype(token.dtype), columns, out=token[start:stop], mode="clip")
         count[start:stop] = counts
     indptr = np.concatenate([[0], *(starts[1:] + offset for (*_, starts), offset in zip(parts, offsets, strict=False))])
+    rows = [starts.size - 1 for *_, starts in parts]
     return CellBlock(
-        token=token, count=count, indptr=indptr.astype(np.int64), cell_id=reading.cell_id, labels=reading.labels
+        token=token,
+        count=count,
+        indptr=indptr.astype(np.int64),
+        cell_id=reading.cell_id,
+        labels=reading.labels,
+        measured=tuple(tokens for tokens, *_ in parts),
+        measured_set=np.repeat(np.arange(len(parts), dtype=np.int32), rows),
     )
 
 

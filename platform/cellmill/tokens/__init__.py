@@ -3,7 +3,8 @@
 from cellmill.tokens.block import CellBlock
 from cellmill.tokens.config import TokenConfig
 from cellmill.tokens.hvg import highly_variable
+from cellmill.tokens.modalities import Modalities
 from cellmill.tokens.packed import PackedBatch
 from cellmill.tokens.tokeniser import Tokeniser
 
-__all__ = ["CellBlock", "PackedBatch", "TokenConfig", "Tokeniser", "highly_variable"]
+__all__ = ["CellBlock", "Modalities", "PackedBatch", "TokenConfig", "Tokeniser", "highly_variable"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cellmill.config import Config
 
@@ -19,14 +19,17 @@ class TokenConfig(Config):
         middle of their bins, without chance; ``log1p``: logarithms of counts, normalised if `normalize_total` is set.
     n_bins
         Bins, that of zero included.
+    binary_value
+        Value of every feature of a binary modality (peaks), which is never binned.
     max_genes
         Genes of a cell at most, without ``<cls>``; of more, a random sample is taken anew each epoch.
     sampling
         ``uniform``; or ``expressed_first``, which takes zeros only where expressed genes do not fill the cell.
     include_zero
-        ``none``: expressed genes only; ``panel``: every gene of the panel.
+        ``none``: expressed genes only; ``panel``: every gene of the panel that was measured; ``all``: every gene that
+        was measured.
     normalize_total
-        Counts of a cell are scaled to this sum before ``log1p``.
+        Counts of a cell are scaled to this sum before ``log1p``. Bins do not change with scale or logarithm.
     cls_value
         Value of ``<cls>``: -2 in scGPT's pretraining and embedding, 0 in its fine-tuning.
     prompt_ratios
@@ -36,10 +39,11 @@ class TokenConfig(Config):
     """
 
     value: Literal["bins", "midrank", "log1p"] = "bins"
-    n_bins: int = Field(default=51, ge=3, le=256)
+    n_bins: int = Field(default=51, ge=3, le=253)
+    binary_value: int = Field(default=1, ge=1, le=252)
     max_genes: int = Field(default=1200, ge=1)
     sampling: Literal["uniform", "expressed_first"] = "uniform"
-    include_zero: Literal["none", "panel"] = "none"
+    include_zero: Literal["none", "panel", "all"] = "none"
     normalize_total: float | None = Field(default=None, gt=0)
     cls_value: float = -2.0
     prompt_ratios: tuple[float, ...] = ()
@@ -51,3 +55,13 @@ class TokenConfig(Config):
         if any(not 0 < ratio < 1 for ratio in ratios):
             raise ValueError("every prompt ratio must lie between 0 and 1")
         return ratios
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.prompt_ratios and self.mask_ratio:
+            raise ValueError("prompt_ratios and mask_ratio are two ways to train; give one of them")
+        if self.normalize_total is not None and self.value != "log1p":
+            raise ValueError("normalize_total does not change bins; it goes with value: log1p")
+        if self.binary_value >= self.n_bins:
+            raise ValueError("binary_value must be below n_bins")
+        return self

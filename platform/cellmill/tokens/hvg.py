@@ -1,138 +1,145 @@
-"""Highly variable genes of a selection, computed shard by shard in bounded memory."""
+"""Highly variable genes, out of core: the dispersion method of Cell Ranger (Zheng et al. 2017)."""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from cellmill.atlas import Selection, open_shard
+from cellmill.errors import ConfigError
+from cellmill.tokens.block import CellBlock
+from cellmill.tokens.moments import GeneMoments
+
+if TYPE_CHECKING:
+    from cellmill.atlas import Selection
 
 F64 = npt.NDArray[np.float64]
 
-TARGET_SUM = 1e4
-"""Counts of a cell are scaled to this sum before the logarithm."""
-_ROWS = 8192
-_MAD_SCALE = 0.6744897501960817  # of a normal distribution's median absolute deviation
+_CELLS_AT_ONCE = 8192
+_MAD_OF_NORMAL = 0.6744897501960817  # Median absolute deviation of the standard normal distribution.
 
 
-class GeneSums:
-    """Sums over the cells of one batch: of values, of their squares, and of cells that express the gene."""
+def highly_variable(
+    selection: Selection, *, n_top: int, batch_key: str | None = None, normalize_total: float = 1e4
+) -> npt.NDArray[np.uint32]:
+    """Return the tokens of the most variable genes of a selection, the most variable first.
 
-    def __init__(self, n_tokens: int) -> None:
-        self.n_cells = 0
-        self.total = np.zeros(n_tokens)
-        self.squares = np.zeros(n_tokens)
-        self.cells = np.zeros(n_tokens, np.int64)
-
-    def add(self, tokens: npt.NDArray[np.uint32], columns: Any, counts: Any, indptr: npt.NDArray[np.int64]) -> None:
-        """Add cells, as CSR over a shard's columns."""
-        self.n_cells += len(indptr) - 1
-        _add(tokens, columns, counts, indptr, self.total, self.squares, self.cells)
-
-
-def highly_variable(selection: Selection, *, n_top: int, batch_key: str | None = None) -> npt.NDArray[np.uint32]:
-    """Choose the genes whose dispersion is largest for their mean.
-
-    The ``cell_ranger`` flavour (Zheng et al., Nature Communications 2017): dispersion of log1p-normalised values,
-    standardised by median and median absolute deviation within 20 bins of the mean. With a batch key genes are chosen
-    within each batch and ranked by how many batches chose them, then by their mean standardised dispersion.
+    Counts are scaled per cell and logarithmised; `rank_variable` then ranks. Cells are read once, a few thousand at a
+    time. Genes that no cell expresses are never chosen.
 
     Parameters
     ----------
     selection
         The cells.
     n_top
-        Number of genes; fewer if fewer are expressed.
+        Number of genes; fewer are returned if fewer have a dispersion.
     batch_key
-        Column of the cells' metadata.
+        Column of the cells; genes are then chosen within each batch, and ranked by how many batches choose them.
+    normalize_total
+        Sum that the counts of a cell are scaled to before the logarithm.
 
     Returns
     -------
-    uint32 [n]
-        Tokens, the most variable first.
+    uint32 [n_top]
 
     Raises
     ------
     ConfigError
-        The batch key is no column.
+        No cell is selected, or the column does not exist.
     """
-    sums = _sums(selection, batch_key)
-    norms = np.stack([_standardised(batch) for batch in sums])
-    if len(sums) == 1:
-        order = _descending(norms[0])
-        chosen = order[: min(n_top, int(np.isfinite(norms[0]).sum()))]
-        return chosen.astype(np.uint32)
-    picked = np.zeros(norms.shape, bool)
-    for batch, norm in enumerate(norms):
-        finite = np.sort(norm[np.isfinite(norm)])[::-1]
-        cutoff = finite[min(n_top, len(finite)) - 1] if len(finite) else np.inf
-        picked[batch] = np.nan_to_num(norm, nan=-np.inf) >= cutoff
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice")
-        mean = np.nanmean(norms, axis=0)
-    rank = pd.DataFrame({"batches": picked.sum(axis=0), "norm": mean}).sort_values(
-        ["batches", "norm"], ascending=False, na_position="last", kind="stable"
-    )
-    return rank.index.to_numpy()[: min(n_top, int(np.isfinite(mean).sum()))].astype(np.uint32)
-
-
-def _sums(selection: Selection, batch_key: str | None) -> list[GeneSums]:
+    if selection.n_cells == 0:
+        raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
+    batches = _codes(selection, batch_key)
+    n_batches = 1 + max(int(codes.max(initial=0)) for codes in batches)
     n_tokens = max(entry.vocabulary_size for entry in selection.shards)
-    batches = [np.asarray(values).astype(str) for values in selection.column(batch_key)] if batch_key else None
-    names = sorted({str(name) for values in batches for name in np.unique(values)}) if batches else [""]
-    sums = {name: GeneSums(n_tokens) for name in names}
-    for number, entry in enumerate(selection.shards):
-        shard = open_shard(selection.snapshot.atlas.storage, entry)
-        selected = selection.rows(number)
-        rows = np.arange(shard.n_rows) if selected is None else selected.astype(np.int64)
-        for piece in range(0, len(rows), _ROWS):
-            part = rows[piece : piece + _ROWS]
-            codes = batches[number][piece : piece + _ROWS] if batches else np.full(len(part), "")
-            for name in np.unique(codes):
-                mine = part[codes == name]
-                columns, counts, indptr = shard.gather(mine, mine + 1)
-                sums[str(name)].add(shard.tokens, columns, counts, indptr)
-    return [sums[name] for name in names]
+    moments = GeneMoments(n_tokens, n_batches, normalize_total=normalize_total)
+    for i, codes in enumerate(batches):
+        for start, block in _blocks(selection, i):
+            moments.add(block, codes[start : start + block.n_cells])
+    return rank_variable(moments, n_top)
 
 
-def _standardised(sums: GeneSums) -> F64:
-    """Return the standardised dispersion by token, NaN where the gene is not expressed."""
-    out = np.full(len(sums.total), np.nan)
-    there = np.flatnonzero(sums.cells)
-    n = sums.n_cells
-    mean = sums.total[there] / n
-    variance = (sums.squares[there] / n - mean**2) * (n / max(n - 1, 1))
-    mean[mean == 0] = 1e-12
+def rank_variable(moments: GeneMoments, n_top: int) -> npt.NDArray[np.uint32]:
+    """Return the most variable tokens, the most variable first.
+
+    Within a batch, over the genes expressed there: dispersion = variance / mean; genes are binned by the 5 % quantiles
+    of their means above the tenth; the normalised dispersion is (dispersion - median of the bin) / MAD of the bin. A
+    batch chooses its `n_top` largest. Over batches, genes are ranked by the number of batches that choose them, then
+    by the mean of their normalised dispersions (0 where a batch does not express them). With one batch that is
+    scanpy's ``highly_variable_genes(flavor="cell_ranger")`` over expressed genes, and with several its ``batch_key``.
+
+    Parameters
+    ----------
+    moments
+        Of the genes.
+    n_top
+        Number of genes.
+    """
+    n_batches, n_tokens = moments.total.shape
+    chosen = np.zeros(n_tokens, np.int64)
+    norms = np.zeros((n_batches, n_tokens))
+    for batch in range(n_batches):
+        found = np.flatnonzero(moments.expressed[batch])
+        if not found.size:
+            continue
+        mean, variance = moments.moments(batch)
+        norm = normalised_dispersion(mean[found], variance[found])
+        norms[batch, found] = norm
+        finite = np.sort(norm[~np.isnan(norm)])[::-1]
+        if finite.size:
+            chosen[found] += np.nan_to_num(norm, nan=-np.inf) >= finite[min(n_top, finite.size) - 1]
+    known = ~np.isnan(norms)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        average = np.where(known, norms, 0.0).sum(axis=0) / known.sum(axis=0)
+    tokens = np.flatnonzero(moments.expressed.any(axis=0) & ~np.isnan(average))
+    order = np.lexsort((tokens, -average[tokens], -chosen[tokens]))
+    return tokens[order[:n_top]].astype(np.uint32)
+
+
+def normalised_dispersion(mean: F64, variance: F64) -> F64:
+    """Return how far each gene's dispersion is from those of genes of like mean, float64 [n]; see `rank_variable`.
+
+    Parameters
+    ----------
+    mean, variance : float64 [n]
+        Of genes that are expressed.
+    """
     dispersion = variance / mean
-    edges = np.r_[-np.inf, np.percentile(mean, np.arange(10, 105, 5)), np.inf]
-    bins = np.searchsorted(np.unique(edges), mean, side="left")
-    grouped = pd.Series(dispersion).groupby(bins)
-    centre = grouped.transform("median").to_numpy()
-    spread = pd.Series(np.abs(dispersion - centre)).groupby(bins).transform("median").to_numpy() / _MAD_SCALE
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out[there] = (dispersion - centre) / spread
-    out[~np.isfinite(out)] = np.nan
-    return out
+    edges = np.unique(np.percentile(mean, np.arange(10, 105, 5)))
+    group = np.searchsorted(edges, mean, side="left")
+    norm = np.empty_like(dispersion)
+    for number in np.unique(group):
+        members = group == number
+        inside = dispersion[members]
+        median = np.median(inside)
+        spread = np.median(np.abs(inside - median)) / _MAD_OF_NORMAL
+        with np.errstate(divide="ignore", invalid="ignore"):
+            norm[members] = (inside - median) / spread
+    return norm
 
 
-def _descending(values: F64) -> npt.NDArray[np.int64]:
-    return np.argsort(-np.nan_to_num(values, nan=-np.inf), kind="stable")
+def _codes(selection: Selection, batch_key: str | None) -> list[npt.NDArray[np.int32]]:
+    if batch_key is None:
+        return [np.zeros(int(n), np.int32) for n in selection.counts]
+    columns = [column.astype(str) for column in selection.column(batch_key)]
+    classes = np.unique(np.concatenate([np.unique(column) for column in columns]))
+    return [np.searchsorted(classes, column).astype(np.int32) for column in columns]
 
 
-@numba.njit(cache=True, nogil=True)
-def _add(tokens: Any, columns: Any, counts: Any, indptr: Any, total: Any, squares: Any, cells: Any) -> None:
-    for cell in range(len(indptr) - 1):
-        depth = 0.0
-        for i in range(indptr[cell], indptr[cell + 1]):
-            depth += counts[i]
-        for i in range(indptr[cell], indptr[cell + 1]):
-            value = np.log1p(counts[i] / depth * TARGET_SUM)
-            token = tokens[columns[i]]
-            total[token] += value
-            squares[token] += value * value
-            cells[token] += 1
+def _blocks(selection: Selection, i: int) -> Iterator[tuple[int, CellBlock]]:
+    """Yield the selected cells of a shard, with the place of the first among them."""
+    from cellmill.atlas import open_shard
+
+    entry = selection.shards[i]
+    shard = open_shard(selection.snapshot.atlas.storage, entry)
+    rows = selection.rows(i)
+    all_rows = np.arange(entry.n_rows, dtype=np.int64) if rows is None else rows.astype(np.int64)
+    for start in range(0, all_rows.size, _CELLS_AT_ONCE):
+        wanted = all_rows[start : start + _CELLS_AT_ONCE]
+        apart = np.flatnonzero(np.diff(wanted) != 1)
+        starts = np.concatenate([wanted[:1], wanted[apart + 1]])
+        stops = np.concatenate([wanted[apart], wanted[-1:]]) + 1
+        columns, counts, indptr = shard.gather(starts, stops)
+        yield start, CellBlock(shard.tokens[columns], counts, indptr, np.zeros(wanted.size, np.uint64))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cellmill.tokens import kernels
+
 Array = npt.NDArray[Any]
 
-_CHANNELS = ("gene", "value", "condition", "is_gen", "masked")
+_CHANNELS = ("gene", "value", "condition", "masked")
 _CELLS = ("cu_seqlens", "n_pcpt", "cell_id")
 
 
@@ -27,8 +30,6 @@ class PackedBatch:
         Token of the gene.
     value : uint8 or float32 [tokens]
         True values, those of generative and masked tokens too; the slot of ``<cls>`` holds 0 and means `cls_value`.
-    is_gen : bool [tokens]
-        Generative tokens.
     cu_seqlens : int32 [cells + 1]
         Where cells begin.
     n_pcpt : int32 [cells]
@@ -46,7 +47,6 @@ class PackedBatch:
 
     gene: Array
     value: Array
-    is_gen: npt.NDArray[np.bool_]
     cu_seqlens: npt.NDArray[np.int32]
     n_pcpt: npt.NDArray[np.int32]
     cell_id: npt.NDArray[np.uint64]
@@ -65,6 +65,13 @@ class PackedBatch:
         """Number of tokens."""
         return len(self.gene)
 
+    @cached_property
+    def is_gen(self) -> npt.NDArray[np.bool_]:
+        """Generative tokens, bool [tokens]: those of a cell after its perceptual ones."""
+        marks = np.empty(self.n_tokens, np.bool_)
+        kernels.mark_generative(self.cu_seqlens, self.n_pcpt, marks)
+        return marks
+
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each cell, int64 [cells]."""
@@ -78,7 +85,6 @@ class PackedBatch:
         return PackedBatch(
             gene=self.gene[rows],
             value=self.value[rows],
-            is_gen=self.is_gen[rows],
             cu_seqlens=cu_seqlens.astype(np.int32),
             n_pcpt=self.n_pcpt[cells],
             cell_id=self.cell_id[cells],
@@ -94,7 +100,6 @@ class PackedBatch:
         return PackedBatch(
             gene=self.gene[low:high],
             value=self.value[low:high],
-            is_gen=self.is_gen[low:high],
             cu_seqlens=self.cu_seqlens[start : stop + 1] - self.cu_seqlens[start],
             n_pcpt=self.n_pcpt[start:stop],
             cell_id=self.cell_id[start:stop],

@@ -88,8 +88,8 @@ def answer_type(accept: str) -> str:
             wanted.append((float(quality), essence))
         except ValueError:
             wanted.append((0.0, essence))
-    for quality, essence in sorted(wanted, key=lambda pair: -pair[0]):
-        if quality <= 0:
+    for weight, essence in sorted(wanted, key=lambda pair: -pair[0]):
+        if weight <= 0:
             continue
         if essence == ARROW:
             return ARROW

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -43,6 +44,18 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class _Documented(FastAPI):
+    """Adds the schemas of bodies to the documentation: they are read by hand, so they are not found by themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        document = super().openapi()
+        bodies: tuple[type[BaseModel], ...] = (CellsBody, EmbedAnswer, AnnotateAnswer)
+        _, schemas = models_json_schema([(model, "validation") for model in bodies], ref_template=_REF)
+        document["components"]["schemas"] |= schemas["$defs"]
+        return document
+
+
 def create_app(endpoints: Mapping[str, Endpoint], limits: LimitsConfig, parser: BodyParser) -> FastAPI:
     """Return the application.
 
@@ -55,25 +68,13 @@ def create_app(endpoints: Mapping[str, Endpoint], limits: LimitsConfig, parser: 
     parser
         Reads bodies.
     """
-    app = FastAPI(title="Cellmill", docs_url=None, redoc_url=None, responses=_ERRORS)
+    app = _Documented(title="Cellmill", docs_url=None, redoc_url=None, responses=_ERRORS)
     app.add_middleware(BodyLimit, limit_of=partial(_limit_of, limits))
     app.add_exception_handler(CellmillError, _on_ours)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_defect)
-
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        # Bodies are read by hand, so their schemas are not found by themselves.
-        document = generate()
-        models = [(model, "validation") for model in (CellsBody, EmbedAnswer, AnnotateAnswer)]
-        _, schemas = models_json_schema(models, ref_template=_REF)
-        document["components"]["schemas"] |= schemas["$defs"]
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.get("/healthz")
     async def healthz() -> Health:
@@ -140,7 +141,11 @@ def create_app(endpoints: Mapping[str, Endpoint], limits: LimitsConfig, parser: 
 
 def error_response(error: CellmillError) -> JSONResponse:
     """Return an error as the server sends it."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.http_status in (429, 503) else None
+    headers = {}
+    if error.http_status in (429, 503):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if error.http_status == 413:
+        headers["Connection"] = "close"  # what is left of the body is not read
     return JSONResponse({"error": error.as_dict()}, status_code=error.http_status, headers=headers)
 
 

@@ -186,6 +186,7 @@ class TokenBatcher(Generic[P, R]):
                     await self._compute([one])
             elif not taken[0][0].done.done():
                 taken[0][0].done.set_exception(error)
+                self._drop(taken[0][0])
             return
         for (job, _), result in zip(taken, results, strict=True):
             job.results.append(result)

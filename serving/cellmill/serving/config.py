@@ -90,6 +90,8 @@ class ServeConfig(Config):
         Copies of the gateway that reads requests, and what each holds on the cluster.
     request_seconds
         After this time a request is given up (408).
+    start_seconds
+        Time that the models may take to start.
     limits
         What one request may bring.
     cluster
@@ -102,6 +104,7 @@ class ServeConfig(Config):
     replicas: int = Field(1, ge=1)
     cpus: float = Field(0.1, ge=0)
     request_seconds: float = Field(600.0, gt=0)
+    start_seconds: float = Field(300.0, gt=0)
     limits: LimitsConfig = LimitsConfig()
     cluster: ClusterConfig = ClusterConfig()
 
@@ -116,4 +119,5 @@ class ServeConfig(Config):
     @property
     def url(self) -> str:
         """Address of the endpoint."""
-        return f"http://{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"

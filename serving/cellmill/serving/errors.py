@@ -57,7 +57,7 @@ class PredictionError(CellmillError):
 
 
 def revive(detail: Mapping[str, str]) -> CellmillError:
-    """Return the error that `CellmillError.as_dict` described, of its own class, so that its HTTP status comes along."""
+    """Return the error that `CellmillError.as_dict` described, of its own class and HTTP status."""
     kinds = {cls.kind: cls for cls in _below(CellmillError)}
     cls = kinds.get(detail.get("kind", ""), CellmillError)
     return cls(detail.get("what", ""), where=detail.get("where", ""), fix=detail.get("fix", ""))

@@ -17,10 +17,11 @@ from cellmill.models import ModelFolder
 from cellmill.models.manifest import Task
 from cellmill.serving.answers import Answer
 from cellmill.serving.batching import Part, TokenBatcher
+from cellmill.serving.cards import card_of
 from cellmill.serving.cells import Cells
 from cellmill.serving.config import ServedModel
 from cellmill.serving.errors import NotServedError, PredictionError
-from cellmill.serving.schemas import AnswerHead, GeneMatch, ModelCard
+from cellmill.serving.schemas import AnswerHead, GeneMatch
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -38,7 +39,6 @@ class CellPredictor(Protocol):
     """What is needed of `cellmill.training.inference.Predictor`."""
 
     folder: ModelFolder
-    classes: tuple[str, ...]
 
     def prepare(self, adata: ad.AnnData) -> Any:
         """Return an object with ``block`` (`Block`) and ``report`` (`cellmill.training.query.QueryReport`)."""
@@ -67,7 +67,7 @@ class ModelEngine:
         self.predictor = predictor
         self.config = config
         self.min_gene_match = min_gene_match
-        self.card = describe(predictor, config.name)
+        self.card = card_of(predictor.folder, config.name)
         # One thread computes, so that batches of both tasks do not compete; another reads the next request meanwhile.
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._batchers: dict[Task, TokenBatcher[Any, Columns]] = {
@@ -144,20 +144,16 @@ class ModelEngine:
         return [{"labels": a, "confidence": b} for a, b in zip(labels, confidence, strict=True)]
 
 
-def describe(predictor: CellPredictor, name: str) -> ModelCard:
-    """Return what the endpoint tells about a model."""
-    folder = predictor.folder
-    preprocessing = folder.preprocessing
-    panel = preprocessing.get("panel")
-    return ModelCard(
-        name=name,
-        digest=folder.digest,
-        tasks=["embed", "annotate"] if predictor.classes else ["embed"],
-        labels={key: list(map(str, names)) for key, names in folder.labels.items() if isinstance(names, list)},
-        n_genes=len(folder.vocabulary.features) if panel is None else len(panel),
-        metrics=dict(folder.metrics),
-        lineage=folder.lineage_node().model_dump(mode="json"),
-    )
+def warm_up(predictor: CellPredictor) -> None:
+    """Embed one made-up cell: gene tables are loaded and kernels compiled before the first request comes.
+
+    A model that cannot compute says so here, when it is started.
+    """
+    ids = tuple(predictor.folder.vocabulary.ids)
+    n = len(ids)
+    ones, columns = np.ones(n, dtype=np.uint32), np.arange(n, dtype=np.int32)
+    cell = Cells(("warm-up",), ids, None, ones, columns, np.array([0, n], dtype=np.int64), "X")
+    predictor.embed(predictor.prepare(cell.to_anndata()).block)
 
 
 def gather(parts: Sequence[Part[Any]]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_data_outside_of_the_file_is_not_read(tmp_path: Path) -> None:
 
     for make in (external, virtual):
         with pytest.raises(InvalidBodyError, match="outside of the file"):
-            read_h5ad(edited(lambda file, make=make: replace(file, "X/data", make)), LIMITS)
+            read_h5ad(edited(partial(replace, path="X/data", make=make)), LIMITS)
 
 
 def test_objects_are_never_read() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
-from cellmill.stream import StreamConfig
 from pydantic import Field, model_validator
 
 from cellmill.config import Config
+from cellmill.stream import StreamConfig
 from cellmill.tokens import TokenConfig
 from cellmill.training.architecture import ArchitectureConfig
 from cellmill.training.checkpoint import CheckpointConfig
@@ -55,7 +55,7 @@ class TrainingConfig(Config):
     log_every
         Steps between two lines of metrics.
     seed
-        Of everything random: initial weights, order, sampling, dropout.
+        Of everything random: initial weights, order (with `stream.seed` added), sampling, dropout.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

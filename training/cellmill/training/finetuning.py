@@ -186,7 +186,7 @@ def _lineage(config: FinetuneConfig, run: Run, train: Selection, start: Start) -
     return Lineage(
         kind="run",
         name=config.name,
-        digest=config.digest(),
+        digest=config.fingerprint(),
         location=str(run.path),
         facts={"what": "finetune", "label": config.label, "cells": train.n_cells},
         parents=tuple(parents),

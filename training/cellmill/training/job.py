@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from cellmill.stream import Stream
 
 from cellmill.atlas import Atlas
 from cellmill.models import load_model
 from cellmill.runs import Run
+from cellmill.stream import Stream
 from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.config import TrainingConfig
@@ -34,6 +34,11 @@ FREE = (
     "log_every",
     "zero_stage",
     "stream.backend",
+    "stream.data_cpus",
+    "stream.prefetch",
+    "stream.group_cells",
+    "stream.object_store_mb",
+    "stream.task_retries",
     "compare_scratch",
     "test_where",
 )
@@ -109,8 +114,8 @@ class Job:
         task = build_task(self.task, cell_prompt_after=self.cell_prompt_after)
         engine = Engine(Trainee(self.initial_model(), task), self.config.optimizer, zero_stage=self.config.zero_stage)
         per_epoch = source.steps_per_epoch
-        plan = {"steps_per_epoch": per_epoch, "total_steps": self.total_steps(per_epoch)}
-        start = self._resume(engine, plan)
+        plan = {"lanes": source.lanes, "steps_per_epoch": per_epoch, "total_steps": self.total_steps(per_epoch)}
+        start = self._resume(engine, source, plan)
         run = Run.open(self.run) if rank == 0 else None
 
         def log(metrics: Mapping[str, float], step: int) -> None:
@@ -122,7 +127,7 @@ class Job:
                 self.run / CHECKPOINTS,
                 engine.state(),
                 steps=step,
-                position={"epoch": step // per_epoch, "step": step % per_epoch},
+                position=source.position(step),
                 config=self.config.model_dump(mode="json"),
                 plan=plan,
                 keep=self.config.checkpoint.keep,
@@ -132,7 +137,7 @@ class Job:
             total_steps=plan["total_steps"],
             optimizer=self.config.optimizer,
             seed=self.config.seed,
-            micro_batches=self.micro_batches(world_size),
+            micro_batches=self.micro_batches(source.cells_per_step),
             log_every=self.config.log_every,
             save_every=self.config.checkpoint.every_steps or per_epoch,
         )
@@ -140,21 +145,41 @@ class Job:
         if run is not None:
             run.close()
 
+    def steps_done(self) -> int:
+        """Return the steps that the newest checkpoint holds, 0 without one.
+
+        Raises
+        ------
+        CheckpointError
+            It was written under another configuration.
+        """
+        found = checkpoint.newest(self.run / CHECKPOINTS)
+        if found is None:
+            return 0
+        now = self.config.model_dump(mode="json")
+        checkpoint.require_same(now, found.marker.config, where=str(found.path), free=FREE)
+        return found.marker.steps
+
     def stream(self, rank: int, world_size: int) -> Stream:
-        """Return the stream of this rank's cells."""
+        """Return the stream of this rank's cells, in the lanes that the run began with."""
         selection = Atlas.open(self.cells.atlas).snapshot(self.cells.snapshot).select(self.cells.where)
         labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
         tokeniser = Tokeniser(self.cells.tokens, self.cells.panel)
-        return Stream(selection, tokeniser, self.config.stream, rank=rank, world_size=world_size, labels=labels)
+        found = checkpoint.newest(self.run / CHECKPOINTS)
+        lanes = self.config.stream.lanes if found is None else int(found.marker.plan["lanes"])
+        # One seed rules the run; the stream's own only sets orders of the same run apart.
+        stream = self.config.stream.model_copy(
+            update={"lanes": lanes, "seed": self.config.seed + self.config.stream.seed}
+        )
+        return Stream(selection, tokeniser, stream, rank=rank, world_size=world_size, labels=labels)
 
     def total_steps(self, per_epoch: int) -> int:
         """Return the optimizer steps of the whole run."""
         return self.config.steps or per_epoch * (self.config.epochs or 1)
 
-    def micro_batches(self, world_size: int) -> int:
-        """Return the number of forward passes a step, so that none exceeds the token capacity."""
-        cells = -(-self.config.stream.batch_size // world_size)
-        return -(-cells * self.cells.longest // self.config.token_capacity)
+    def micro_batches(self, cells_per_step: int) -> int:
+        """Return the number of forward passes a step that keeps them within the token capacity, equal on all ranks."""
+        return -(-cells_per_step * self.cells.longest // self.config.token_capacity)
 
     def initial_model(self) -> CellModel:
         """Return the model before the first step, the same on every rank."""
@@ -164,16 +189,13 @@ class Job:
             load_pretrained(model, load_model(self.init).weights(), where=str(self.init))
         return model
 
-    def _resume(self, engine: Engine, plan: Mapping[str, Any]) -> int:
+    def _resume(self, engine: Engine, source: _Source, plan: Mapping[str, Any]) -> int:
         found = checkpoint.newest(self.run / CHECKPOINTS)
         if found is None:
             return 0
-        checkpoint.require_same(
-            {**self.config.model_dump(mode="json"), "plan": plan},
-            {**found.marker.config, "plan": found.marker.plan},
-            where=str(found.path),
-            free=FREE,
-        )
+        now = {"plan": plan, "position": source.position(found.marker.steps)}
+        then = {"plan": found.marker.plan, "position": found.marker.position}
+        checkpoint.require_same(now, then, where=str(found.path))
         with found.tensors() as tensors:
             engine.load_state(tensors, steps=found.marker.steps)
         return found.marker.steps
@@ -185,7 +207,9 @@ class _Source:
     def __init__(self, cells: Cells, stream: Stream) -> None:
         self._cells = cells
         self._stream = stream
-        self.steps_per_epoch: int = stream.steps_per_epoch
+        self.lanes = stream.lanes
+        self.cells_per_step = stream.cells_per_step
+        self.steps_per_epoch = stream.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:
         """Yield this rank's cells of each global step."""
@@ -193,6 +217,11 @@ class _Source:
         for packed in self._stream.epoch(epoch, start_step):
             yield packed if token_map is None else replace(packed, gene=token_map[packed.gene].astype(np.uint32))
 
+    def position(self, steps: int) -> dict[str, Any]:
+        """Return where the stream stands after some steps of the run."""
+        epoch, step = divmod(steps, self.steps_per_epoch)
+        return self._stream.position(epoch, step).model_dump(mode="json")
+
     def split(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
         """Cut a rank's cells of a step into parts of about equal numbers of tokens."""
-        return list(self._stream.micro_batches(packed, parts))
+        return self._stream.micro_batches(packed, parts)

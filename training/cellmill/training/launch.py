@@ -9,14 +9,14 @@ from typing import Any
 
 from cellmill import cluster
 from cellmill.console import console
-from cellmill.errors import CellmillError, ConfigError, ResourceError
+from cellmill.errors import CellmillError, ResourceError
 from cellmill.training.checkpoint import newest
 from cellmill.training.workers import WorkersConfig
 
 Train = Callable[[], None]
 
 
-def launch(train: Train, workers: WorkersConfig, *, run: Path, data_cpus: float) -> None:
+def launch(train: Train, workers: WorkersConfig, *, run: Path, data_cpus: float | None) -> None:
     """Run `train` on every rank and wait for the end.
 
     Parameters
@@ -29,7 +29,7 @@ def launch(train: Train, workers: WorkersConfig, *, run: Path, data_cpus: float)
     run
         The run's directory, which all workers see.
     data_cpus
-        CPUs that the run's data tasks need beside the workers.
+        CPUs that the run's data tasks need beside the workers; None if it has no data tasks.
 
     Raises
     ------
@@ -39,18 +39,15 @@ def launch(train: Train, workers: WorkersConfig, *, run: Path, data_cpus: float)
         Too few CPUs, or workers were lost more often than `workers.retries` allows.
     """
     if workers.backend == "local":
-        _launch_here(train, workers)
+        _launch_here(train, data_cpus)
     else:
-        _launch_on_ray(train, workers, run, data_cpus)
+        _launch_on_ray(train, workers, run, data_cpus or 0.0)
 
 
-def _launch_here(train: Train, workers: WorkersConfig) -> None:
-    if workers.n != 1:
-        raise ConfigError(
-            f"The local backend is one process; {workers.n} workers were asked for.",
-            where="workers.n",
-            fix="Set workers.n to 1, or workers.backend to ray.",
-        )
+def _launch_here(train: Train, data_cpus: float | None) -> None:
+    if data_cpus is not None:
+        cluster.connect()
+        cluster.require_cpus(0, 0.0, data_cpus)
     from cellmill.training.engine import prepare_process
 
     prepare_process()

@@ -70,7 +70,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     lineage = Lineage(
         kind="run",
         name=config.name,
-        digest=config.digest(),
+        digest=config.fingerprint(),
         location=str(run.path),
         facts={"what": "pretrain", "cells": selection.n_cells},
         parents=(selection.snapshot.lineage(selection),),
@@ -105,11 +105,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
 
 def run_job(job: Job, run: Run, description: str) -> None:
     """Train, showing progress, and draw the loss."""
-    per_epoch = job.stream(0, 1).steps_per_epoch
-    found = newest(run.path / CHECKPOINTS)
-    done = found.marker.steps if found else 0
+    done = job.steps_done()
+    per_epoch = job.stream(0, job.config.workers.n).steps_per_epoch
     with watching(run.path, total_steps=job.total_steps(per_epoch), done=done, description=description):
-        launch(job, job.config.workers, run=run.path, data_cpus=job.config.stream.data_cpus)
+        stream = job.config.stream
+        data_cpus = stream.data_cpus if stream.backend == "ray" else None
+        launch(job, job.config.workers, run=run.path, data_cpus=data_cpus)
     run.figure("loss", loss_figure(run.metrics(), parts=(*PARTS, "accuracy")))
 
 

@@ -27,8 +27,9 @@ def watching(run: Path, *, total_steps: int, done: int, description: str) -> Ite
         What is going on.
     """
     stop = threading.Event()
-    with progress(total_steps, description, unit="steps") as advance:
-        advance(done)
+    if done:
+        description += f" (resumed at step {done:,})"
+    with progress(total_steps - done, description, unit="steps") as advance:
         thread = threading.Thread(target=_follow, args=(run / "metrics.jsonl", done, advance, stop), daemon=True)
         thread.start()
         try:

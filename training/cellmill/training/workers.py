@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cellmill.config import Config
 
@@ -29,3 +29,9 @@ class WorkersConfig(Config):
     cpus: float = Field(0.5, gt=0)
     gpus: float = Field(0.0, ge=0)
     retries: int = Field(1, ge=0)
+
+    @model_validator(mode="after")
+    def _local_is_one(self) -> Self:
+        if self.backend == "local" and self.n != 1:
+            raise ValueError("the local backend is one process: set n to 1, or backend to ray")
+        return self

@@ -8,6 +8,9 @@ from typing import Protocol
 import pandas as pd
 from scipy import sparse
 
+NAMED_COUNTS = frozenset({"counts", "count", "raw_counts", "rawcounts", "raw_count", "raw", "umi", "umis"})
+"""Names of layers that say that counts are in them."""
+
 
 class Source(Protocol):
     """Cells in a file or in memory.
@@ -18,13 +21,22 @@ class Source(Protocol):
         Name for messages.
     url
         Where it is, as recorded in the lineage.
-    sha256
-        Digest of its bytes.
+    stamp
+        Size and time of change of the file, empty for what is in memory.
     """
 
     name: str
     url: str
-    sha256: str
+    stamp: str
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its bytes."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file."""
+        ...
 
     @property
     def n_cells(self) -> int:
@@ -43,8 +55,12 @@ class Source(Protocol):
         """Return the features' table that belongs to the matrix at `place`."""
         ...
 
-    def obs(self) -> pd.DataFrame:
-        """Return the cells' table."""
+    def obs_columns(self) -> list[str]:
+        """Return the names of the columns of the cells' table."""
+        ...
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Return columns of the cells' table, indexed by barcode."""
         ...
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:

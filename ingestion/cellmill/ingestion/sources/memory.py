@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import anndata as ad
@@ -12,6 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.base import NAMED_COUNTS
 
 
 class AnnDataSource:
@@ -27,15 +29,26 @@ class AnnDataSource:
         Where it came from; an object made in memory has none.
     sha256
         Digest of the file it came from; by default a digest of its content (matrices, names and ``obs``).
+    stamp
+        Size and time of change of the file it came from.
     """
 
-    def __init__(self, adata: ad.AnnData, name: str, url: str = "", sha256: str = "") -> None:
+    def __init__(self, adata: ad.AnnData, name: str, url: str = "", sha256: str = "", stamp: str = "") -> None:
         if adata.n_obs == 0:
             raise SourceError("There are no cells.", where=url or name)
         self._adata = adata
         self.name = name
         self.url = url or f"memory:{name}"
-        self.sha256 = sha256 or self._digest()
+        self._sha256 = sha256
+        self.stamp = stamp
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the file's bytes, or of the object's content."""
+        return self._sha256 or self._digest()
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
 
     @property
     def n_cells(self) -> int:
@@ -45,7 +58,7 @@ class AnnDataSource:
     def places(self) -> Sequence[str]:
         """Return the places where counts may be, the likeliest first."""
         layers = [f"layers/{name}" for name in self._adata.layers]
-        first = [place for place in layers if place == "layers/counts"]
+        first = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
         raw = ["raw.X"] if self._adata.raw is not None else []
         own = ["X"] if self._adata.X is not None else []
         return [*first, *raw, *own, *(place for place in layers if place not in first)]
@@ -60,9 +73,13 @@ class AnnDataSource:
         table: pd.DataFrame = self._adata.raw.var if place == "raw.X" else self._adata.var
         return table
 
-    def obs(self) -> pd.DataFrame:
-        """Return the cells' table."""
-        table: pd.DataFrame = self._adata.obs
+    def obs_columns(self) -> list[str]:
+        """Return the names of the columns of the cells' table."""
+        return [str(name) for name in self._adata.obs.columns]
+
+    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
+        """Return columns of the cells' table, indexed by barcode."""
+        table: pd.DataFrame = self._adata.obs[list(columns)]
         return table
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:

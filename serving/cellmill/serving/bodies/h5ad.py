@@ -153,7 +153,7 @@ def _csc_to_csr(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     if indptr.shape != (n_genes + 1,) or data.shape != indices.shape or data.ndim != 1:
         raise InvalidBodyError("The parts of a sparse matrix do not fit together.", where=where)
-    lengths = np.diff(indptr.astype(np.int64))
+    lengths: npt.NDArray[np.int64] = np.diff(indptr.astype(np.int64)).astype(np.int64)
     if (lengths < 0).any() or int(lengths.sum()) != data.size or (data.size and indices.min() < 0):
         raise InvalidBodyError("The offsets of a sparse matrix do not rise to its number of values.", where=where)
     if data.size and int(indices.max()) >= n_cells:

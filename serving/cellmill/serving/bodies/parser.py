@@ -41,6 +41,17 @@ class BodyParser:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
+    def start(self) -> None:
+        """Start the child process now, so that the first body does not wait for it.
+
+        Raises
+        ------
+        ResourceError
+            It does not start.
+        """
+        with self._lock:
+            self._running()
+
     async def read(self, kind: Kind, body: bytes | bytearray) -> Cells:
         """Return the cells in a body.
 

@@ -1,0 +1,78 @@
+"""The commit of an ingestion: duplicates against the newest snapshot, one transaction, the counts for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.ingestion.config import DuplicateConfig
+from cellmill.ingestion.dataset_report import DatasetReport
+from cellmill.ingestion.duplicates import Found, find_duplicates
+from cellmill.ingestion.plan import SourcePlan
+
+
+def commit(
+    atlas: Atlas,
+    plans: Sequence[SourcePlan],
+    entries: Sequence[ShardEntry],
+    reports: Sequence[DatasetReport],
+    config: DuplicateConfig,
+) -> tuple[int, bool, list[DatasetReport]]:
+    """Commit shards that are written.
+
+    A source that comes again, by its path or its content, under another configuration or with other content, replaces
+    its former self in its data set.
+
+    Returns
+    -------
+    tuple
+        Number of the snapshot, whether this call made it, and the reports with the duplicates in them.
+    """
+    found = Found()
+
+    def plan(snapshot: Snapshot) -> Change | None:
+        nonlocal found
+        present = {entry.key for entry in snapshot.shards}
+        new = [entry for entry in entries if entry.key not in present]
+        gone = [entry for entry in snapshot.shards if _superseded(entry, plans)]
+        if not new and not gone:
+            return None
+        gone_keys = {entry.key for entry in gone}
+        stay = [entry for entry in snapshot.shards if entry.key not in gone_keys]
+        # Asked again after a lost race, this looks at what the winner left.
+        found = find_duplicates(atlas.storage, new, stay, gone, config)
+        datasets = sorted({plan.dataset for plan in plans})
+        named = ", ".join(datasets[:5]) + (f" and {len(datasets) - 5} more" if len(datasets) > 5 else "")
+        facts = {
+            "cells": str(sum(entry.n_cells for entry in found.entries)),
+            "shards": str(len(new)),
+            "replaced": str(len(gone)),
+            "duplicates": str(sum(counts.total() for counts in found.duplicates.values())),
+            "hash_bytes_read": str(found.bytes_read),
+        }
+        return Change([*found.entries, *found.changed], sorted(gone_keys), f"ingest {named}", facts)
+
+    version, changed = atlas.update(plan)
+    return version, changed, [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
+
+
+def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:
+    return any(
+        entry.dataset == plan.dataset
+        and (entry.source_url == plan.url or entry.source_sha256 == plan.sha256)
+        and entry.config_digest != plan.digest
+        for plan in plans
+    )
+
+
+def _told(report: DatasetReport, plan: SourcePlan, found: Found, config: DuplicateConfig) -> DatasetReport:
+    """Return a report with the duplicates that were found."""
+    counts = found.duplicates.get(plan.digest)
+    if not counts:
+        return report
+    if config.policy == "mark":
+        return report.model_copy(update={"marked": dict(counts)})
+    dropped = {f"duplicate of a cell in {name}": n for name, n in counts.items()}
+    return report.model_copy(
+        update={"dropped": {**report.dropped, **dropped}, "cells_out": report.cells_out - counts.total()}
+    )

@@ -1,0 +1,100 @@
+"""What the kernels of tokenisation take and give: tuples of arrays, with names."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Source(NamedTuple):
+    """A block of cells; see `CellBlock`.
+
+    Attributes
+    ----------
+    measured, measured_at, measured_set
+        Tokens that become zeros where they have no count, one set after the other; where each set begins; and the set
+        of each cell. Empty for no zeros.
+    """
+
+    token: Any
+    count: Any
+    indptr: Any
+    cell_id: Any
+    measured: Any
+    measured_at: Any
+    measured_set: Any
+
+
+class Rules(NamedTuple):
+    """How cells become tokens.
+
+    Attributes
+    ----------
+    rank : uint8 [k]
+        Rank of each token, `DROPPED` outside the panel; empty if nothing is dropped or ranked.
+    other_rank
+        Of tokens from k on.
+    ranked, zeros_last
+        Whether ranks differ among tokens that are kept, and whether zeros are sampled after all others.
+    group_of : uint8 [k]
+        Modality of each token; empty if there is one.
+    fixed : int64 [modalities]
+        Value of every token of a binary modality, 0 for one that is binned.
+    integers
+        Whether counts are integers.
+    mode, quantiles, target_sum
+        How values are made; quantiles are float64 [n_bins - 1].
+    ratios, mask_ratio
+        Shares to generate, of which each cell draws one; share to mask.
+    seed, epoch
+        Keys of chance.
+    """
+
+    rank: Any
+    other_rank: Any
+    ranked: Any
+    zeros_last: Any
+    group_of: Any
+    fixed: Any
+    integers: Any
+    mode: Any
+    quantiles: Any
+    target_sum: Any
+    ratios: Any
+    mask_ratio: Any
+    seed: Any
+    epoch: Any
+
+
+class Result(NamedTuple):
+    """The channels of a packed batch; `cu_seqlens` is given, `masked` is empty where nothing is masked."""
+
+    cu_seqlens: Any
+    gene: Any
+    value: Any
+    masked: Any
+    n_pcpt: Any
+
+
+class Scratch(NamedTuple):
+    """Arrays as long as the longest cell, used again for each; the first four hold its candidates."""
+
+    token: Any
+    count: Any
+    value: Any
+    draw: Any
+    sub_count: Any
+    sub_value: Any
+    sub_draw: Any
+    sub_at: Any
+    order: Any
+    bucket: Any
+    buckets: Any
+    histogram: Any
+    slot: Any
+    distinct: Any
+    ends: Any
+    low: Any
+    width: Any
+    level: Any
+    edges: Any
+    dense: Any

@@ -1,0 +1,456 @@
+"""The inner loops of tokenisation, compiled.
+
+They stand in one file because numba's cache of compiled code does not notice changes in another one.
+
+All chance of a token comes from one 64-bit draw, a function of (seed, epoch, cell id, token): its order among the draws
+of the cell decides what is sampled and what is to be generated or masked, its lower half decides ties. So a cell's
+tokens depend neither on its batch nor on the order of columns in a file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cellmill.atlas.jit import compiled, inlined
+from cellmill.tokens.kernel_types import Scratch
+
+BINS, MIDRANK, LOG1P = 0, 1, 2
+CLS = 1
+DROPPED = 255
+"""Rank of a token that is not in the panel. Lower ranks are sampled first, ranks are 0 to 3."""
+
+_SMALL = 256
+_BUCKETS = 1024
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_RATIO = np.uint64(0x5851F42D4C957F2D)
+_LOW_HALF = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@inlined
+def mix(x: Any) -> Any:
+    """Return the finaliser of splitmix64 (Steele, Lea and Flood 2014), a bijection of 64-bit numbers."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@inlined
+def cell_key(seed: Any, epoch: Any, cell_id: Any) -> Any:
+    """Return the key of all chance in a cell."""
+    return mix(mix(mix(np.uint64(seed) + _GAMMA) ^ (np.uint64(epoch) * _GAMMA)) ^ np.uint64(cell_id))
+
+
+@compiled
+def count_candidates(token: Any, indptr: Any, cells: Any, rank: Any, other_rank: Any, out: Any) -> None:
+    """Count the entries of each cell that are in the panel."""
+    for i in range(cells.size):
+        n = 0
+        for j in range(indptr[cells[i]], indptr[cells[i] + 1]):
+            t = token[j]
+            n += (rank[t] if t < rank.size else other_rank) != DROPPED
+        out[i] = n
+
+
+@compiled
+def mark_generative(cu_seqlens: Any, n_pcpt: Any, out: Any) -> None:
+    """Mark the generative tokens of each cell."""
+    for cell in range(n_pcpt.size):
+        middle = cu_seqlens[cell] + n_pcpt[cell]
+        out[cu_seqlens[cell] : middle] = False
+        out[middle : cu_seqlens[cell + 1]] = True
+
+
+@compiled
+def smallest(draw: Any, n: Any, m: Any, shift: Any, histogram: Any, bucket: Any) -> Any:
+    """Return the m-th smallest of n different numbers, 1 <= m <= n, in linear time.
+
+    Parameters
+    ----------
+    draw : uint64 [n]
+    shift
+        The bits above it choose the bucket; they must be below 1,024.
+    histogram, bucket
+        Scratch: int32 [1024], uint64 [n].
+    """
+    histogram[: 1 + (np.uint64(0xFFFFFFFFFFFFFFFF) >> shift)] = 0
+    for j in range(n):
+        histogram[draw[j] >> shift] += 1
+    before, b = 0, 0
+    while before + histogram[b] < m:
+        before += histogram[b]
+        b += 1
+    k = 0
+    for j in range(n):
+        bucket[k] = draw[j]
+        k += (draw[j] >> shift) == np.uint64(b)
+    for i in range(1, k):
+        x = bucket[i]
+        j = i
+        while j > 0 and bucket[j - 1] > x:
+            bucket[j] = bucket[j - 1]
+            j -= 1
+        bucket[j] = x
+    return bucket[m - before - 1]
+
+
+@inlined
+def between(a: Any, b: Any, gamma: Any) -> Any:
+    """Interpolate as ``numpy.quantile`` does, to the last bit."""
+    step = b - a
+    if gamma >= 0.5:
+        return b - step * (1.0 - gamma)
+    return a + step * gamma
+
+
+@compiled
+def place_ties(value: Any, n: Any, edges: Any, midrank: Any, low: Any, width: Any) -> None:
+    """Find the bins of ascending values: bins `low` up to ``low + width - 1``, one of which is drawn.
+
+    With L edges at or below a value and R below it, scGPT's bin is ``ceil(u * (R - L) + L)`` for u uniform in [0, 1):
+    uniform on R + 1 .. L, or L itself where the value equals no edge. At mid-rank it is the middle of that range.
+    """
+    r, upto = 0, 0
+    for d in range(n):
+        x = value[d]
+        while r < edges.size and edges[r] < x:
+            r += 1
+        upto = max(upto, r)
+        while upto < edges.size and edges[upto] <= x:
+            upto += 1
+        ties = upto - r
+        first = r + 1 if ties > 0 else upto
+        low[d] = first + (ties - 1) // 2 if midrank and ties > 0 else first
+        width[d] = 1 if midrank or ties == 0 else ties
+
+
+@compiled
+def integer_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any, out: Any) -> Any:
+    """Give integer counts their values, by what is distinct among them; return False if one is zero.
+
+    Most counts of a cell are equal, so edges are compared and logarithms taken once for each distinct count: found by
+    a histogram below 256, by sorting above.
+
+    Parameters
+    ----------
+    count, draw : [n]
+    scale
+        Factor before the logarithm.
+    rules, s
+        `Rules` and `Scratch`.
+    out : [n]
+    """
+    histogram, slot, distinct, ends = s.histogram, s.slot, s.distinct, s.ends
+    histogram[:] = 0
+    # Four histograms, because equal counts in a row would wait for each other. Slot 0 takes what does not fit.
+    whole = n - n % 4
+    for j in range(0, whole, 4):
+        a, b, c, d = count[j], count[j + 1], count[j + 2], count[j + 3]
+        histogram[0, np.int64(a) if a < _SMALL else 0] += 1
+        histogram[1, np.int64(b) if b < _SMALL else 0] += 1
+        histogram[2, np.int64(c) if c < _SMALL else 0] += 1
+        histogram[3, np.int64(d) if d < _SMALL else 0] += 1
+    for j in range(whole, n):
+        histogram[0, np.int64(count[j]) if count[j] < _SMALL else 0] += 1
+    n_large = histogram[0, 0] + histogram[1, 0] + histogram[2, 0] + histogram[3, 0]
+    n_distinct, seen, v = 0, 0, 1
+    while seen < n - n_large:
+        here = histogram[0, v] + histogram[1, v] + histogram[2, v] + histogram[3, v]
+        slot[v] = n_distinct
+        distinct[n_distinct] = v
+        seen += here
+        ends[n_distinct] = seen
+        n_distinct += here > 0
+        v += 1
+    n_small = n_distinct
+    if n_large > 0:
+        large = np.empty(n_large, np.int64)
+        k = 0
+        for j in range(n):
+            if count[j] == 0:
+                return False
+            if count[j] >= _SMALL:
+                large[k] = np.int64(count[j])
+                k += 1
+        large.sort()
+        for k in range(n_large):
+            if k == 0 or large[k] != large[k - 1]:
+                distinct[n_distinct] = large[k]
+                n_distinct += 1
+            seen += 1
+            ends[n_distinct - 1] = seen
+    if rules.mode == LOG1P:
+        for d in range(n_distinct):
+            s.level[d] = np.log1p(distinct[d] * scale)
+        for j in range(n):
+            x = np.int64(count[j])
+            d = slot[x] if x < _SMALL else find(distinct, n_small, n_distinct, x)
+            out[j] = s.level[d]
+        return True
+    a_at, b_at = 0, 0
+    for k in range(rules.quantiles.size):
+        virtual = (n - 1) * rules.quantiles[k]
+        p = min(np.int64(np.floor(virtual)), n - 1)
+        while ends[a_at] <= p:
+            a_at += 1
+        b_at = max(a_at, b_at)
+        while ends[b_at] <= min(p + 1, n - 1):
+            b_at += 1
+        s.edges[k] = between(np.float64(distinct[a_at]), np.float64(distinct[b_at]), virtual - p)
+    place_ties(distinct, n_distinct, s.edges, rules.mode == MIDRANK, s.low, s.width)
+    for j in range(n):
+        x = np.int64(count[j])
+        d = slot[x] if x < _SMALL else find(distinct, n_small, n_distinct, x)
+        out[j] = s.low[d] + (((draw[j] & _LOW_HALF) * s.width[d]) >> _32)
+    return True
+
+
+@inlined
+def find(distinct: Any, start: Any, stop: Any, x: Any) -> Any:
+    """Return where a value is among ascending ones."""
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if distinct[middle] <= x:
+            start = middle
+        else:
+            stop = middle
+    return start
+
+
+@compiled
+def real_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any, out: Any) -> Any:
+    """Give fractional values theirs, by sorting; return False if one is not above zero. See `integer_values`."""
+    for j in range(n):
+        if not count[j] > 0:
+            return False
+    if rules.mode == LOG1P:
+        for j in range(n):
+            out[j] = np.log1p(np.float64(count[j]) * scale)
+        return True
+    order = np.argsort(count[:n])
+    ordered = count[:n][order]
+    for k in range(rules.quantiles.size):
+        virtual = (n - 1) * rules.quantiles[k]
+        p = min(np.int64(np.floor(virtual)), n - 1)
+        # The difference is taken in the values' own precision, as numpy does.
+        s.edges[k] = between(ordered[p], ordered[min(p + 1, n - 1)], virtual - p)
+    place_ties(ordered, n, s.edges, rules.mode == MIDRANK, s.low, s.width)
+    for k in range(n):
+        j = order[k]
+        out[j] = s.low[k] + (((draw[j] & _LOW_HALF) * s.width[k]) >> _32)
+    return True
+
+
+@inlined
+def group(token: Any, group_of: Any) -> Any:
+    """Return the modality of a token."""
+    return group_of[token] if token < group_of.size else 0
+
+
+@inlined
+def scale_to(target: Any, total: Any) -> Any:
+    """Return the factor that brings a cell to the target sum; 1 for no target."""
+    return target / total if target > 0.0 and total > 0.0 else 1.0
+
+
+@compiled
+def give_values(source: Any, row: Any, n: Any, rules: Any, s: Any) -> Any:
+    """Give the n candidates in `s` their values, modality by modality; return False if a count is bad.
+
+    Sums are over all counts of the cell, not those of the panel alone.
+    """
+    begin, end = source.indptr[row], source.indptr[row + 1]
+    wanted = rules.mode == LOG1P and rules.target_sum > 0.0
+    if rules.group_of.size == 0:
+        total = 0.0
+        if wanted:
+            for i in range(begin, end):
+                total += source.count[i]
+        scale = scale_to(rules.target_sum, total)
+        if rules.integers:
+            return integer_values(s.count, n, s.draw, scale, rules, s, s.value)
+        return real_values(s.count, n, s.draw, scale, rules, s, s.value)
+    good = True
+    for g in range(rules.fixed.size):
+        total = 0.0
+        if wanted:
+            for i in range(begin, end):
+                if group(source.token[i], rules.group_of) == g:
+                    total += source.count[i]
+        scale = scale_to(rules.target_sum, total)
+        k = 0
+        for j in range(n):
+            if group(s.token[j], rules.group_of) == g:
+                s.sub_count[k], s.sub_draw[k], s.sub_at[k] = s.count[j], s.draw[j], j
+                k += 1
+        if rules.fixed[g] > 0:
+            for i in range(k):
+                good &= s.sub_count[i] > 0
+                s.sub_value[i] = rules.fixed[g]
+        elif k > 0 and rules.integers:
+            good &= integer_values(s.sub_count, k, s.sub_draw, scale, rules, s, s.sub_value)
+        elif k > 0:
+            good &= real_values(s.sub_count, k, s.sub_draw, scale, rules, s, s.sub_value)
+        for i in range(k):
+            s.value[s.sub_at[i]] = s.sub_value[i]
+    return good
+
+
+@compiled
+def candidates(source: Any, row: Any, key: Any, rules: Any, s: Any) -> Any:
+    """Copy the entries of a cell that are in the panel into `s`, with their draws; return how many."""
+    begin, end = source.indptr[row], source.indptr[row + 1]
+    n = np.int64(0)
+    if rules.rank.size > 0 or rules.other_rank == DROPPED:
+        for i in range(begin, end):
+            t = source.token[i]
+            s.token[n] = t
+            s.count[n] = source.count[i]
+            n += (rules.rank[t] if t < rules.rank.size else rules.other_rank) != DROPPED
+    else:
+        n = end - begin
+        s.token[:n] = source.token[begin:end]
+        s.count[:n] = source.count[begin:end]
+    for j in range(n):
+        s.draw[j] = mix(key + np.uint64(s.token[j]) * _GAMMA)
+    return n
+
+
+@compiled
+def add_zeros(source: Any, row: Any, key: Any, n: Any, s: Any) -> Any:
+    """Put all measured tokens in place of the n candidates; return how many. `s.order` is 1 for what is expressed.
+
+    This comes after binning: zeros are no part of the quantiles.
+    """
+    for j in range(n):
+        s.dense[s.token[j]] = j + 1
+        s.sub_value[j] = s.value[j]
+        s.sub_at[j] = s.token[j]
+    m = np.int64(0)
+    for i in range(source.measured_at[source.measured_set[row]], source.measured_at[source.measured_set[row] + 1]):
+        at = s.dense[source.measured[i]]
+        s.token[m] = source.measured[i]
+        s.value[m] = s.sub_value[at - 1] if at > 0 else 0
+        s.draw[m] = mix(key + np.uint64(s.token[m]) * _GAMMA)
+        s.order[m] = at > 0
+        m += 1
+    for j in range(n):
+        s.dense[s.sub_at[j]] = 0
+    return m
+
+
+@compiled
+def sample(n: Any, keep: Any, zeros_last: Any, rules: Any, s: Any) -> None:
+    """Keep some of the n candidates: the smallest draws, of the lowest ranks."""
+    k = 0
+    if rules.ranked:
+        for j in range(n):
+            t = s.token[j]
+            r = np.uint64(rules.rank[t] if t < rules.rank.size else rules.other_rank)
+            if zeros_last and s.order[j] == 0 and r > 0:
+                r = np.uint64(3)
+            s.order[j] = (r << np.uint64(62)) | (s.draw[j] >> np.uint64(2))
+        last = smallest(s.order, n, keep, np.uint64(54), s.buckets, s.bucket)
+        for j in range(n):
+            s.token[k], s.value[k], s.draw[k] = s.token[j], s.value[j], s.draw[j]
+            k += s.order[j] <= last
+    else:
+        last = smallest(s.draw, n, keep, np.uint64(56), s.buckets, s.bucket)
+        for j in range(n):
+            x = s.draw[j]
+            s.token[k], s.value[k], s.draw[k] = s.token[j], s.value[j], x
+            k += x <= last
+
+
+@compiled
+def write(cell: Any, n: Any, key: Any, rules: Any, s: Any, result: Any) -> None:
+    """Write ``<cls>`` and the n tokens in `s`, those to be generated last: again the smallest draws."""
+    start = result.cu_seqlens[cell]
+    at = start + 1
+    n_gen = np.int64(0)
+    if rules.ratios.size > 0:
+        pick = (mix(key ^ _RATIO) >> _32) * np.uint64(rules.ratios.size) >> _32
+        n_gen = np.int64(n * rules.ratios[pick])
+    result.n_pcpt[cell] = 1 + n - n_gen
+    result.gene[start] = CLS
+    result.value[start] = 0
+    if n_gen > 0:
+        last = smallest(s.draw, n, n_gen, np.uint64(56), s.buckets, s.bucket)
+        p, g = at, at + n - n_gen
+        for j in range(n):
+            generate = s.draw[j] <= last
+            to = g if generate else p
+            result.gene[to] = s.token[j]
+            result.value[to] = s.value[j]
+            g += generate
+            p += not generate
+    else:
+        result.gene[at : at + n] = s.token[:n]
+        result.value[at : at + n] = s.value[:n]
+    if result.masked.size > 0:
+        result.masked[start : at + n] = False
+        n_mask = np.int64(n * rules.mask_ratio)
+        if n_mask > 0:
+            last = smallest(s.draw, n, n_mask, np.uint64(56), s.buckets, s.bucket)
+            for j in range(n):
+                result.masked[at + j] = s.draw[j] <= last
+
+
+@compiled
+def tokenise_cells(source: Any, cells: Any, rules: Any, longest: Any, result: Any) -> Any:
+    """Fill the channels of a packed batch; return the first cell with a count that is not above zero, else -1.
+
+    Parameters
+    ----------
+    source, rules, result
+        `Source`, `Rules` and `Result`.
+    cells : int64 [n]
+        Which of the source's cells, in order.
+    longest
+        Candidates of a cell, at most.
+    """
+    with_zeros = source.measured_set.size > 0
+    largest = np.int64(0)
+    if with_zeros:
+        for i in range(source.token.size):
+            largest = max(largest, np.int64(source.token[i]))
+        for i in range(source.measured.size):
+            largest = max(largest, np.int64(source.measured[i]))
+    size = longest + 2
+    s = Scratch(
+        np.empty(size, source.token.dtype),
+        np.empty(size, source.count.dtype),
+        np.empty(size, result.value.dtype),
+        np.empty(size, np.uint64),
+        np.empty(size, source.count.dtype),
+        np.empty(size, result.value.dtype),
+        np.empty(size, np.uint64),
+        np.empty(size, np.int64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.uint64),
+        np.empty(_BUCKETS, np.int32),
+        np.empty((4, _SMALL), np.int32),
+        np.empty(_SMALL, np.int32),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.float64),
+        np.empty(rules.quantiles.size, np.float64),
+        np.zeros(largest + 1, np.int64),
+    )
+    for cell in range(cells.size):
+        row = cells[cell]
+        key = cell_key(rules.seed, rules.epoch, source.cell_id[row])
+        n = candidates(source, row, key, rules, s)
+        if n > 0 and not give_values(source, row, n, rules, s):
+            return cell
+        if with_zeros:
+            n = add_zeros(source, row, key, n, s)
+        keep = np.int64(result.cu_seqlens[cell + 1] - result.cu_seqlens[cell] - 1)
+        if keep < n:
+            sample(n, keep, with_zeros and rules.zeros_last, rules, s)
+        write(cell, keep, key, rules, s, result)
+    return -1

@@ -1,0 +1,252 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from cellmill.atlas import Atlas, read
+from cellmill.errors import ConfigError, IntegrityError
+from cellmill.ingestion import ingest, tasks
+from cellmill.runs import Run
+from tests.ingestion.cells import config, counts, expected, genes, make_adata, write
+
+NAMES = genes(12)
+
+
+@st.composite
+def matrices(draw: Any) -> Any:
+    n = draw(st.integers(1, 12))
+    cells = st.dictionaries(st.integers(0, 15), st.sampled_from([1, 2, 255, 256, 65_535, 65_536, 2**24]), max_size=8)
+    rows = [draw(cells) for _ in range(n)]
+    dense = np.zeros((n, 16))
+    for i, row in enumerate(rows):
+        dense[i, list(row)] = list(row.values())
+    # Two columns of one gene, two that no table knows.
+    columns = [*NAMES, f"{NAMES[0]}.7", f"{NAMES[3]}.2", "no-such-gene", "nor-this"]
+    order = draw(st.permutations(range(16)))
+    return ad.AnnData(
+        X=sparse.csr_matrix(dense[:, order]),
+        obs=pd.DataFrame(index=[f"c{i}" for i in range(n)]),
+        var=pd.DataFrame(index=[columns[i] for i in order]),
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(matrices(), st.integers(1, 8))
+def test_counts_in_are_counts_out(tmp_path_factory: pytest.TempPathFactory, adata: Any, shard_cells: int) -> None:
+    path = tmp_path_factory.mktemp("roundtrip")
+    wanted = adata[:, ~adata.var_names.str.startswith("no")].copy()
+    wanted.var_names = [name.partition(".")[0] for name in wanted.var_names]
+    frame = expected([wanted])
+    frame = frame[frame.sum(axis=1) > 0]
+    settings_ = config(
+        path / "atlas",
+        write(adata, path / "a.h5ad"),
+        shard_cells=shard_cells,
+        genes={"max_umis_lost": 1.0},
+        duplicates={"policy": "keep"},
+    )
+    if frame.empty:
+        return
+    result = ingest(settings_)
+    found = counts(path / "atlas")
+    pd.testing.assert_frame_equal(found, frame)
+    (report,) = result.reports
+    assert (report.cells_in, report.cells_out) == (adata.n_obs, len(frame))
+    assert sum(report.dropped.values()) == adata.n_obs - len(frame)
+    assert sum(report.genes.umis.values()) == adata.X.sum()
+    assert Atlas.open(path / "atlas").verify().sound
+
+
+def test_metadata_and_lineage(tmp_path: Path) -> None:
+    adata = make_adata(30)
+    adata.obs["tissue"] = "lung"
+    adata.obs["row"] = 7
+    adata.obs["note"] = pd.Series(["x", None] * 15, index=adata.obs_names, dtype=object)
+    path = write(adata, tmp_path / "lungs.h5ad")
+    names = {"donor": "donor_id", "age": "age", "row": "row", "note": "note"}
+    result = ingest(config(tmp_path / "atlas", path, source={"obs": names}, shard_cells=8))
+    snapshot = Atlas.open(tmp_path / "atlas").snapshot()
+    cells = snapshot.cells().to_pandas().set_index("barcode").loc[adata.obs_names]
+    assert cells["donor_id"].tolist() == adata.obs["donor"].tolist()
+    assert cells["age"].tolist() == adata.obs["age"].tolist()
+    assert set(cells["tissue"]) == {"lung"}
+    assert cells["source_row"].tolist() == list(range(30))
+    assert set(cells["obs_row"]) == {7}
+    assert cells["note"].isna().sum() == 15
+    assert set(cells["dataset"]) == {"lungs"}
+    assert cells["n_counts"].tolist() == adata.X.sum(axis=1).A1.tolist()
+    (source,) = snapshot.lineage().sources()
+    assert (source.location, source.facts["licence"]) == (str(path), "CC0")
+    run = Run.open(result.run)
+    assert run.kind == "ingest"
+    assert {p.stem for p in (run.path / "plots").glob("*.png")} == {"genes_and_umis", "cells"}
+    assert run.read_lineage().sources() == (source,)
+    report = json.loads(next((tmp_path / "atlas/reports/datasets/lungs").glob("*.json")).read_text())
+    assert report["cells_out"] == 30
+
+
+def test_rows_are_shuffled_the_same_whatever_the_chunks(tmp_path: Path) -> None:
+    path = write(make_adata(200), tmp_path / "a.h5ad")
+    for name, megabytes in (("one", 256), ("many", 1)):
+        many = config(tmp_path / name, path, shard_cells=64)
+        ingest(many.model_copy(update={"chunk_mb": megabytes}) if name == "one" else many_chunks(many))
+    one, many_ = (Atlas.open(tmp_path / name).snapshot() for name in ("one", "many"))
+    assert [e.checksum for e in one.shards] == [e.checksum for e in many_.shards]
+    rows = one.cells(["source_row"]).column(0).to_numpy()
+    assert sorted(rows) == list(range(200))
+    assert abs(np.corrcoef(rows, np.arange(200))[0, 1]) < 0.5
+
+
+def many_chunks(settings_: Any) -> Any:
+    """Return a configuration whose chunks are about seven cells."""
+
+    class Small(type(settings_)):  # type: ignore[misc]
+        chunk_mb: float = 0.003
+
+    return Small.model_validate({**settings_.model_dump(), "chunk_mb": 0.003})
+
+
+def test_the_same_input_twice_changes_nothing(tmp_path: Path) -> None:
+    path = write(make_adata(), tmp_path / "a.h5ad")
+    first = ingest(config(tmp_path / "atlas", path))
+    before = listing(tmp_path / "atlas")
+    second = ingest(config(tmp_path / "atlas", path))
+    assert (first.changed, second.changed, second.snapshot) == (True, False, first.snapshot)
+    assert second.unchanged == (str(path),)
+    assert listing(tmp_path / "atlas") == before
+
+
+def listing(atlas: Path) -> dict[str, int]:
+    files = (p for p in atlas.rglob("*") if p.is_file() and "reports" not in p.parts)
+    return {str(p): p.stat().st_mtime_ns for p in files}
+
+
+def test_a_new_file_of_a_data_set_is_added_and_a_changed_one_replaced(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    first, second = make_adata(20, seed=1), make_adata(30, seed=2, start=10)
+    write(first, tmp_path / "in/a.h5ad")
+    pattern = config(tmp_path / "atlas", tmp_path / "in/*.h5ad", source={"dataset": "both"})
+    ingest(pattern)
+    write(second, tmp_path / "in/b.h5ad")
+    result = ingest(pattern)
+    assert len(result.unchanged) == 1
+    assert [report.cells_in for report in result.reports] == [30]
+    pd.testing.assert_frame_equal(counts(tmp_path / "atlas"), expected([first, second]))
+    first.X[0, 0] = 99
+    write(first, tmp_path / "in/a.h5ad")
+    assert ingest(pattern).snapshot == 3
+    pd.testing.assert_frame_equal(counts(tmp_path / "atlas"), expected([first, second]))
+    assert Atlas.open(tmp_path / "atlas").snapshot(1).n_cells == 20
+    assert Atlas.open(tmp_path / "atlas").verify().sound
+
+
+def test_a_crashed_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adata = make_adata(60)
+    path = write(adata, tmp_path / "a.h5ad")
+    whole = config(tmp_path / "undisturbed", path, shard_cells=20)
+    ingest(whole)
+    crashing = config(tmp_path / "atlas", path, shard_cells=20)
+    made: list[int] = []
+    real = tasks.MakeShard.__call__
+
+    def dies_at_the_third(self: Any, number: int) -> Any:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(number)
+        return real(self, number)
+
+    monkeypatch.setattr(tasks.MakeShard, "__call__", dies_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        ingest(crashing)
+    monkeypatch.setattr(tasks.MakeShard, "__call__", real)
+    atlas = Atlas.open(tmp_path / "atlas")
+    assert atlas.snapshot().n_cells == 0
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "atlas/shards").rglob("*") if p.is_file()}
+    assert written
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("what was read is read again")
+
+    monkeypatch.setattr(tasks.ReadChunk, "_read", never)
+    result = ingest(crashing)
+    assert result.reports[0].cells_out == 60
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+    assert not list((tmp_path / "atlas/staging").rglob("*.arrow"))
+    found, wanted = atlas.snapshot().shards, Atlas.open(tmp_path / "undisturbed").snapshot().shards
+    assert [(e.digest, e.checksum) for e in found] == [(e.digest, e.checksum) for e in wanted]
+    assert atlas.verify().sound
+
+
+def test_files_without_a_commit_are_committed_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cellmill.ingestion import pipeline
+
+    path = write(make_adata(), tmp_path / "a.h5ad")
+
+    def dies(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(config(tmp_path / "atlas", path))
+    assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 0
+    result = ingest(config(tmp_path / "atlas", path))
+    assert (result.changed, result.snapshot) == (True, 1)
+    assert Atlas.open(tmp_path / "atlas").verify().sound
+
+
+def test_lost_staged_cells_stop_the_run_and_the_next_one_reads_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(make_adata(40), tmp_path / "a.h5ad")
+    real = tasks.MakeShard.__call__
+
+    def loses(self: Any, number: int) -> Any:
+        next((tmp_path / "atlas/staging").rglob("*.arrow")).unlink()
+        return real(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks.MakeShard, "__call__", loses)
+        with pytest.raises((IntegrityError, ValueError)):
+            ingest(many_chunks(config(tmp_path / "atlas", path)))
+    assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 0
+    ingest(many_chunks(config(tmp_path / "atlas", path)))
+    assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 40
+
+
+def test_the_same_file_under_two_names_is_refused(tmp_path: Path) -> None:
+    path = write(make_adata(), tmp_path / "a.h5ad")
+    (tmp_path / "b.h5ad").write_bytes(path.read_bytes())
+    with pytest.raises(ConfigError, match="same content"):
+        ingest(config(tmp_path / "atlas", path, tmp_path / "b.h5ad"))
+    ingest(config(tmp_path / "atlas", path))
+    with pytest.raises(ConfigError, match="already, as data set 'a'"):
+        ingest(config(tmp_path / "atlas", tmp_path / "b.h5ad"))
+    assert Atlas.open(tmp_path / "atlas").snapshot().version == 1
+
+
+def test_an_anndata_in_memory(tmp_path: Path) -> None:
+    adata = make_adata(25)
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = sparse.csr_matrix(np.log1p(adata.X.toarray()))
+    result = ingest(adata, atlas=tmp_path / "atlas", dataset="mine", licence="MIT")
+    assert result.reports[0].counts == "layers/counts"
+    back = read(tmp_path / "atlas")
+    assert set(back.obs["donor"]) == {"d0", "d1", "d2"}
+    assert not ingest(adata, atlas=tmp_path / "atlas", dataset="mine", licence="MIT").changed
+    with pytest.raises(ConfigError, match="where it goes"):
+        ingest(adata)
+
+
+def test_an_atlas_that_was_read_out_comes_back_the_same(tmp_path: Path) -> None:
+    adata = make_adata(25)
+    ingest(adata, atlas=tmp_path / "one", dataset="mine")
+    ingest(read(tmp_path / "one"), atlas=tmp_path / "two", dataset="again")
+    pd.testing.assert_frame_equal(counts(tmp_path / "two"), counts(tmp_path / "one"))
