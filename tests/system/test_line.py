@@ -9,7 +9,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-import requests
 from typer.testing import CliRunner
 
 from cellmill.cli import app

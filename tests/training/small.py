@@ -35,15 +35,17 @@ def cells(n: int, names: Sequence[str], seed: int = 0) -> ad.AnnData:
     return ad.AnnData(sparse.csr_matrix(counts, dtype=np.float32), obs=obs, var=pd.DataFrame(index=list(names)))
 
 
-def make_model(path: Path, classes: Sequence[str] = (), panel: int | None = None) -> ModelFolder:
-    """Write a model with random weights."""
+def make_model(
+    path: Path, classes: Sequence[str] = (), panel: int | None = None, *, backwards: bool = False
+) -> ModelFolder:
+    """Write a model with random weights, its vocabulary in the order of the table or backwards."""
     torch.manual_seed(1)
-    features = genes()
+    features = genes()[:: -1 if backwards else 1]
     vocabulary = Vocabulary(features)
     config = ModelConfig(
         n_tokens=vocabulary.size, d_model=16, n_layers=2, n_heads=2, d_ff=16, n_classes=len(classes), n_layers_cls=1
     )
-    ids = None if panel is None else tuple(feature.id for feature in features[:panel])
+    ids = None if panel is None else tuple(feature.id for feature in genes()[:panel])
     return save_model(
         path,
         name="small",

@@ -11,7 +11,8 @@ import torch
 def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> None:
     """Call `function(rank, *args)` on every rank; an error on one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_enter, (world_size, f"{folder}/store", function, args), nprocs=world_size)
+        multiprocessing: Any = torch.multiprocessing
+        multiprocessing.spawn(_enter, (world_size, f"{folder}/store", function, args), nprocs=world_size)
 
 
 def _enter(rank: int, world_size: int, store: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:

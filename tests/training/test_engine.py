@@ -28,7 +28,8 @@ class Toy(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         out = self.second(torch.relu(self.first(x))) * self.scale + self.fixed + self.shift
-        return ((out - y) ** 2).sum()
+        loss: Tensor = ((out - y) ** 2).sum()
+        return loss
 
 
 def cells(step: int) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ def config(atlas: str, output: Path, **changes: Any) -> FinetuneConfig:
 
 
 def test_from_a_pretrained_model_beside_the_baselines(atlas: str, file: Path, tmp_path: Path) -> None:
-    pretrained = make_model(tmp_path / "pretrained", panel=80)
+    pretrained = make_model(tmp_path / "pretrained", panel=80, backwards=True)  # other token ids than the atlas
     result = finetune(config(atlas, tmp_path / "run", init=pretrained.path, compare_scratch=True))
     assert list(result.scores) == ["fine-tuned", "from scratch", "logistic regression", "majority class"]
     assert result.scores["logistic regression"]["accuracy"] == 1

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy import sparse
 
 from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
-from cellmill.counts import check_counts
 from cellmill.ingestion.config import QualityConfig
-from cellmill.ingestion.harmonising import harmonise_rows
+from cellmill.ingestion.counts import Counts, gather
+from cellmill.ingestion.harmonising import harmonise_rows, row_sums
 from cellmill.ingestion.obs import kept_columns, obs_table
 from cellmill.ingestion.plan import SourcePlan, shard_of
 from cellmill.ingestion.quality import judge
@@ -25,7 +24,7 @@ class Block:
 
     Attributes
     ----------
-    matrix : csr [n, n_features]
+    counts
         Raw counts.
     cells
         Metadata, one row a cell, without ``shard`` and ``row``.
@@ -33,7 +32,7 @@ class Block:
         By which cells are ordered in their shard.
     """
 
-    matrix: sparse.csr_matrix
+    counts: Counts
     cells: pa.Table
     rank: npt.NDArray[np.uint64]
 
@@ -69,22 +68,21 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     """
     where = f"{plan.url}: {plan.place}, cells {start} to {stop - 1}"
     raw = source.rows(plan.place, start, stop)
-    raw.data = check_counts(raw.data, where)
-    matrix, umis = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
+    counts, umis = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
     del raw
-    n_genes = np.diff(matrix.indptr)
-    n_counts = np.asarray(matrix.sum(axis=1, dtype=np.int64)).ravel()
-    hashes = content_hash(matrix.indptr, matrix.indices, matrix.data, plan.feature_keys)
+    n_genes = np.diff(counts.indptr)
+    n_counts = row_sums(counts.indptr, counts.data)
+    hashes = content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys)
     kept, dropped = judge(n_genes, n_counts, quality)
     rows = np.flatnonzero(kept)
     shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
     order = np.lexsort((rank, shard))
     rows, shard, rank = rows[order], shard[order], rank[order]
     cells = _metadata(plan, source, start + rows, n_genes[rows], n_counts[rows], hashes[rows])
-    matrix = matrix[rows]
+    counts = counts.take(rows)
     bounds = np.searchsorted(shard, np.arange(plan.n_shards + 1))
     blocks = {
-        number: Block(matrix[a:b], cells.slice(a, b - a), rank[a:b])
+        number: Block(counts.slice(a, b), cells.slice(a, b - a), rank[a:b])
         for number, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         if b > a
     }
@@ -95,9 +93,11 @@ def join(blocks: list[Block]) -> Block:
     """Put the blocks of one shard together and bring its cells into their final order."""
     rank = np.concatenate([block.rank for block in blocks])
     order = np.argsort(rank, kind="stable")
-    matrix = sparse.vstack([block.matrix for block in blocks], format="csr")[order]
+    sizes = [block.rank.size for block in blocks]
+    part = np.repeat(np.arange(len(blocks)), sizes)[order]
+    row = np.concatenate([np.arange(size) for size in sizes])[order]
     cells = pa.concat_tables([block.cells for block in blocks], promote_options="permissive")
-    return Block(matrix, cells.take(pa.array(order)), rank[order])
+    return Block(gather([block.counts for block in blocks], part, row), cells.take(pa.array(order)), rank[order])
 
 
 def _metadata(

@@ -1,4 +1,4 @@
-"""Counts over a source's columns to counts over features: one pass over the entries of a chunk."""
+"""A source's matrix to counts over features: one pass over the entries of a chunk."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cellmill.atlas.jit import compiled
+from cellmill.counts import TOLERANCE, check_counts
 from cellmill.errors import CountsError
+from cellmill.ingestion.counts import Counts
 
 I64 = npt.NDArray[np.int64]
-_LARGEST = np.iinfo(np.uint32).max
+_LARGEST = 2**32 - 1
+_FINE, _NO_COUNT, _TOO_LARGE = 0, 1, 2
 
 
 def harmonise_rows(
     matrix: sparse.csr_matrix, target: npt.NDArray[np.int32], n_features: int, where: str
-) -> tuple[sparse.csr_matrix, npt.NDArray[np.float64]]:
-    """Move counts from columns to features.
+) -> tuple[Counts, npt.NDArray[np.float64]]:
+    """Check that values are counts, and move them from columns to features.
 
     Parameters
     ----------
-    matrix : csr [n, n_in], uint32
-        Counts, in any order within a row, zeros and repeated columns allowed.
+    matrix : csr [n, n_in], any numeric dtype
+        Values in any order within a row, zeros and repeated columns allowed.
     target : int32 [n_in]
         Feature of each column, -1 for none.
     n_features
@@ -33,48 +36,54 @@ def harmonise_rows(
 
     Returns
     -------
-    counts : csr [n, n_features], uint32
-        Features ascending within a row, counts of one feature summed, no zeros.
+    counts
+        Features ascending within a row, counts of one feature summed, no zeros; not yet in the narrowest dtypes.
     umis : float64 [n_in]
-        Sum of each input column, features or not.
+        Sum of each input column, whether it has a feature or not.
 
     Raises
     ------
     CountsError
-        The sum of several columns is above 2**32 - 1.
+        A value is no raw count, or the sum of several columns is above 2**32 - 1.
     """
-    indices = np.empty(matrix.indices.size, dtype=np.int32)
-    data = np.empty(matrix.indices.size, dtype=np.uint32)
+    values = matrix.data.view(np.uint8) if matrix.data.dtype == bool else matrix.data
+    indices = np.empty(values.size, dtype=np.int32)
+    data = np.empty(values.size, dtype=np.uint32)
     indptr = np.zeros(matrix.shape[0] + 1, dtype=np.int64)
     umis = np.zeros(matrix.shape[1], dtype=np.float64)
-    fits = _harmonise(matrix.indptr.astype(np.int64), matrix.indices, matrix.data, target, indices, data, indptr, umis)
-    if not fits:
+    state = _harmonise(matrix.indptr.astype(np.int64), matrix.indices, values, target, indices, data, indptr, umis)
+    if state == _NO_COUNT:
+        check_counts(values, where)  # says what is wrong, and raises
+        raise CountsError("The matrix holds values that are no counts.", where=where)
+    if state == _TOO_LARGE:
         raise CountsError("The columns of one gene add up to more than 2**32 - 1.", where=where)
     n = int(indptr[-1])
-    result = sparse.csr_matrix((matrix.shape[0], n_features), dtype=np.uint32)
-    result.indptr, result.indices, result.data = indptr, indices[:n], data[:n]
-    return result, umis
+    return Counts(indptr, indices[:n], data[:n], n_features), umis
 
 
 @compiled
 def _harmonise(
     indptr: I64,
     columns: npt.NDArray[Any],
-    counts: npt.NDArray[np.uint32],
+    values: npt.NDArray[Any],
     target: npt.NDArray[np.int32],
     out_indices: npt.NDArray[np.int32],
     out_data: npt.NDArray[np.uint32],
     out_indptr: I64,
     umis: npt.NDArray[np.float64],
-) -> bool:
+) -> int:
     position = 0
     for row in range(indptr.size - 1):
         start = position
         last = -1
         ascending = True
         for i in range(indptr[row], indptr[row + 1]):
-            count = counts[i]
-            if count == 0:
+            value = np.float64(values[i])
+            count = np.rint(value)
+            # Written so that NaN fails it too.
+            if not (abs(value - count) <= TOLERANCE and 0.0 <= count <= _LARGEST):
+                return _NO_COUNT
+            if count == 0.0:
                 continue
             column = columns[i]
             umis[column] += count
@@ -84,25 +93,35 @@ def _harmonise(
             ascending = ascending and feature > last
             last = feature
             out_indices[position] = feature
-            out_data[position] = count
+            out_data[position] = np.uint32(count)
             position += 1
         if not ascending:
             order = np.argsort(out_indices[start:position])
-            features, values = out_indices[start:position][order], out_data[start:position][order]
+            features, counts = out_indices[start:position][order], out_data[start:position][order]
             end = start - 1
             last = -1
             total = np.int64(0)
             for i in range(features.size):
                 if features[i] == last:
-                    total += np.int64(values[i])
+                    total += np.int64(counts[i])
                     if total > _LARGEST:
-                        return False
+                        return _TOO_LARGE
                 else:
                     end += 1
                     last = features[i]
-                    total = np.int64(values[i])
+                    total = np.int64(counts[i])
                 out_indices[end] = last
                 out_data[end] = total
             position = end + 1
         out_indptr[row + 1] = position
-    return True
+    return _FINE
+
+
+@compiled
+def row_sums(indptr: I64, data: npt.NDArray[np.uint32]) -> I64:
+    """Return the sum of each row: int64 [n]."""
+    sums = np.zeros(indptr.size - 1, dtype=np.int64)
+    for row in range(sums.size):
+        for i in range(indptr[row], indptr[row + 1]):
+            sums[row] += np.int64(data[i])
+    return sums

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+
 from cellmill.errors import SourceError
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.sources import Source
 from cellmill.ingestion.sources.h5ad import open_h5ad
 
-_open: dict[str, Source] = {}
-"""The source that this process has open, by path and stamp; one at most."""
+
+class _Open(threading.local):
+    """The source that this thread has open, by path and stamp; one at most."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Source] = {}
+
+
+_here = _Open()
 
 
 def open_source(plan: SourcePlan) -> Source:
@@ -21,7 +30,7 @@ def open_source(plan: SourcePlan) -> Source:
     """
     assert plan.path is not None
     key = f"{plan.path} {plan.stamp}"
-    if key not in _open:
+    if key not in _here.sources:
         close_source()
         source = open_h5ad(plan.path, plan.dataset)
         if source.stamp != plan.stamp:
@@ -29,11 +38,11 @@ def open_source(plan: SourcePlan) -> Source:
             raise SourceError(
                 "The file was changed while it was being read.", where=plan.url, fix="Run again when it is complete."
             )
-        _open[key] = source
-    return _open[key]
+        _here.sources[key] = source
+    return _here.sources[key]
 
 
 def close_source() -> None:
     """Close what is open."""
-    while _open:
-        _open.popitem()[1].close()
+    while _here.sources:
+        _here.sources.popitem()[1].close()

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy import sparse
 
-from cellmill.atlas.layout import count_dtype, index_dtype
 from cellmill.ingestion.backend import Row
 from cellmill.ingestion.chunk import Block
+from cellmill.ingestion.counts import Counts
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.storage import Storage
 
@@ -59,33 +58,29 @@ def _listed(value: Any) -> Any:
 
 
 def _encode(block: Block) -> bytes:
-    matrix = block.matrix
-    lengths = np.diff(matrix.indptr)
-    indices = matrix.indices.astype(index_dtype(matrix.shape[1]), copy=False)
-    data = matrix.data.astype(count_dtype(int(matrix.data.max(initial=0))), copy=False)
+    counts = block.counts
     cells = block.cells.append_column("__rank", pa.array(block.rank))
-    cells = cells.append_column("__indices", _lists(lengths, indices))
-    cells = cells.append_column("__data", _lists(lengths, data))
-    cells = cells.replace_schema_metadata({"columns": str(matrix.shape[1])})
+    cells = cells.append_column("__indices", _lists(counts.indptr, counts.indices))
+    cells = cells.append_column("__data", _lists(counts.indptr, counts.data))
+    cells = cells.replace_schema_metadata({"features": str(counts.n_features)})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, cells.schema) as writer:
         writer.write_table(cells.combine_chunks())
     return bytes(memoryview(sink.getvalue()))
 
 
-def _lists(lengths: np.ndarray, values: np.ndarray) -> pa.LargeListArray:
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+def _lists(indptr: np.ndarray, values: np.ndarray) -> pa.LargeListArray:
+    return pa.LargeListArray.from_arrays(pa.array(indptr), pa.array(values))
 
 
 def _decode(data: bytes) -> Block:
     table = pa.ipc.open_file(pa.BufferReader(data)).read_all().combine_chunks()
-    columns = int(table.schema.metadata[b"columns"])
-    indices, counts = table["__indices"].chunk(0), table["__data"].chunk(0)
-    matrix = sparse.csr_matrix((table.num_rows, columns), dtype=np.uint32)
-    # Set apart, so that scipy keeps the narrow dtypes and does not go over the indices.
-    matrix.indptr = indices.offsets.to_numpy()
-    matrix.indices = indices.values.to_numpy().astype(np.int32)
-    matrix.data = counts.values.to_numpy()
+    indices, values = table["__indices"].chunk(0), table["__data"].chunk(0)
+    counts = Counts(
+        indptr=indices.offsets.to_numpy(),
+        indices=indices.values.to_numpy(),
+        data=values.values.to_numpy(),
+        n_features=int(table.schema.metadata[b"features"]),
+    )
     rank = table["__rank"].to_numpy()
-    return Block(matrix, table.drop_columns(["__rank", "__indices", "__data"]).replace_schema_metadata(None), rank)
+    return Block(counts, table.drop_columns(["__rank", "__indices", "__data"]).replace_schema_metadata(None), rank)

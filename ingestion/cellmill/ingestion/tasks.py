@@ -62,7 +62,7 @@ class ReadChunk:
         result = process_chunk(plan, source, start, stop, self.quality)
         sizes = np.zeros(plan.n_shards, np.int64)
         for shard, block in result.blocks.items():
-            sizes[shard] = block.matrix.shape[0]
+            sizes[shard] = block.counts.n_cells
         row = {
             "cells_in": stop - start,
             "shard_cells": sizes,
@@ -106,7 +106,7 @@ class MakeShard:
         entry = shards.existing(self.storage, plan, shard)
         if entry is None:
             block = join(staging.staged(self.storage, plan, shard))
-            _check(plan, expected, block.matrix.shape[0])
+            _check(plan, expected, block.counts.n_cells)
             entry = shards.write(self.storage, plan, shard, block, self.vocabulary)
         _check(plan, expected, entry.n_rows)
         return {"entry": entry.model_dump_json(), "cells": entry.n_cells, "source": which}

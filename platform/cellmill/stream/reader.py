@@ -10,13 +10,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas import Shard, ShardEntry, open_shard
+from cellmill.atlas import ShardEntry, open_shard
+from cellmill.atlas.chunks import ChunkedArray
+from cellmill.atlas.jit import compiled
 from cellmill.storage import Storage
 from cellmill.stream.cells import Reading
 from cellmill.tokens import CellBlock
 
+I64 = npt.NDArray[np.int64]
+U32 = npt.NDArray[np.uint32]
+
 _OPEN_BYTES = 256 << 20
 """Row starts and tokens of open shards that a process keeps."""
+
+
+class OpenShard:
+    """A shard that is open: where its rows begin, what its columns are, and its two arrays."""
+
+    def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        shard = open_shard(storage, entry)
+        self.indptr = shard.indptr
+        self.tokens = shard.tokens
+        self.columns = ChunkedArray(storage, f"{entry.shard_path}/X/indices")
+        self.counts = ChunkedArray(storage, f"{entry.shard_path}/X/data")
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self.indptr.nbytes + self.tokens.nbytes
 
 
 class OpenShards:
@@ -25,10 +46,10 @@ class OpenShards:
     def __init__(self, limit: int = _OPEN_BYTES) -> None:
         self._limit = limit
         self._bytes = 0
-        self._open: OrderedDict[tuple[str, str], Shard] = OrderedDict()
+        self._open: OrderedDict[tuple[str, str], OpenShard] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, storage: Storage, entry: ShardEntry) -> Shard:
+    def get(self, storage: Storage, entry: ShardEntry) -> OpenShard:
         """Return a shard, opened if it is not.
 
         Raises
@@ -41,14 +62,14 @@ class OpenShards:
             if key in self._open:
                 self._open.move_to_end(key)
                 return self._open[key]
-        shard = open_shard(storage, entry)
+        shard = OpenShard(storage, entry)
         with self._lock:
             if key not in self._open:
                 self._open[key] = shard
-                self._bytes += _size(shard)
+                self._bytes += shard.bytes
             while self._bytes > self._limit and len(self._open) > 1:
                 _, old = self._open.popitem(last=False)
-                self._bytes -= _size(old)
+                self._bytes -= old.bytes
         return shard
 
 
@@ -63,31 +84,67 @@ def read_block(reading: Reading) -> CellBlock:
     IntegrityError
         A shard is missing or damaged; the message names it.
     """
-    parts: list[tuple[npt.NDArray[np.uint32], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]] = []
-    for runs in reading.shards:
-        shard = _SHARDS.get(reading.storage, runs.entry)
-        parts.append((shard.tokens, *shard.gather(runs.starts, runs.stops)))
-    sizes = [columns.size for _, columns, _, _ in parts]
+    shards = [_SHARDS.get(reading.storage, runs.entry) for runs in reading.shards]
+    ranges = [
+        (shard.indptr[runs.starts], shard.indptr[runs.stops])
+        for shard, runs in zip(shards, reading.shards, strict=True)
+    ]
+    sizes = [int((end - begin).sum()) for begin, end in ranges]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     # The smallest type that holds every token of the vocabulary, the same in each group.
     wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
     token = np.empty(int(offsets[-1]), dtype=np.uint32 if wide else np.uint16)
-    count = np.empty(int(offsets[-1]), dtype=np.result_type(*(counts.dtype for _, _, counts, _ in parts)))
-    for (start, stop), (tokens, columns, counts, _) in zip(pairwise(offsets.tolist()), parts, strict=True):
-        np.take(tokens.astype(token.dtype), columns, out=token[start:stop], mode="clip")
-        count[start:stop] = counts
-    indptr = np.concatenate([[0], *(starts[1:] + offset for (*_, starts), offset in zip(parts, offsets, strict=False))])
-    rows = [starts.size - 1 for *_, starts in parts]
+    count = np.empty(int(offsets[-1]), dtype=np.result_type(*(shard.counts.dtype for shard in shards)))
+    for shard, (begin, end), (start, stop) in zip(shards, ranges, pairwise(offsets.tolist()), strict=True):
+        _read_tokens(shard, begin, end, token[start:stop])
+        _read_counts(shard, begin, end, count[start:stop])
+    rows = [int((runs.stops - runs.starts).sum()) for runs in reading.shards]
+    indptr = np.empty(sum(rows) + 1, np.int64)
+    indptr[0] = 0
+    first = 0
+    for shard, runs, n, offset in zip(shards, reading.shards, rows, offsets.tolist(), strict=False):
+        _row_ends(shard.indptr, runs.starts, runs.stops, offset, indptr[first + 1 : first + n + 1])
+        first += n
     return CellBlock(
         token=token,
         count=count,
-        indptr=indptr.astype(np.int64),
+        indptr=indptr,
         cell_id=reading.cell_id,
         labels=reading.labels,
-        measured=tuple(tokens for tokens, *_ in parts),
-        measured_set=np.repeat(np.arange(len(parts), dtype=np.int32), rows),
+        measured=tuple(shard.tokens for shard in shards),
+        measured_set=np.repeat(np.arange(len(shards), dtype=np.int32), rows),
     )
 
 
-def _size(shard: Shard) -> int:
-    return int(shard.indptr.nbytes + shard.tokens.nbytes)
+def _read_tokens(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    tokens = shard.tokens.astype(out.dtype)
+
+    def emit(columns: npt.NDArray[Any], place: slice) -> None:
+        _look_up(tokens, columns, out[place])
+
+    shard.columns.read(begin, end, emit)
+
+
+def _read_counts(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    def emit(counts: npt.NDArray[Any], place: slice) -> None:
+        out[place] = counts
+
+    shard.counts.read(begin, end, emit)
+
+
+@compiled
+def _look_up(tokens: npt.NDArray[Any], columns: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    for i in range(columns.size):
+        out[i] = tokens[columns[i]]
+
+
+@compiled
+def _row_ends(indptr: I64, starts: I64, stops: I64, offset: int, out: I64) -> None:
+    """Write where each row of the runs ends in their concatenation."""
+    position = 0
+    for run in range(starts.size):
+        shift = offset - indptr[starts[run]]
+        for row in range(starts[run], stops[run]):
+            out[position] = indptr[row + 1] + shift
+            position += 1
+        offset = out[position - 1] if position else offset

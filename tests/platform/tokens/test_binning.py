@@ -114,7 +114,7 @@ def test_distinct_values_have_equal_mass_and_the_last_bin_holds_the_maximum() ->
     assert seen[1:50].max() - seen[1:50].min() <= 2
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_log1p(dtype: Any) -> None:
     cell = [1.0, 2.0, 2.0, 7.0, 200.0]
     plain = bins([cell], dtype, value="log1p")[0]

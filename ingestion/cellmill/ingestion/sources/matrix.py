@@ -74,7 +74,7 @@ class H5Matrix:
         """
         try:
             if self.layout == "dense":
-                return sparse.csr_matrix(_native(self._item[start:stop]))
+                return sparse.csr_matrix(native(self._item[start:stop]))
             found = self._csr(start, stop) if self.layout == "csr" else self._csc(start, stop)
         except (OSError, RuntimeError) as error:
             raise SourceError(
@@ -86,7 +86,7 @@ class H5Matrix:
             raise SourceError("The sparse matrix names columns that are not there.", where=self._where, fix=_FIX)
         # The constructor from arrays would go over all indices once more to choose a dtype.
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
-        matrix.indptr, matrix.indices, matrix.data = indptr, _native(indices), _native(data)
+        matrix.indptr, matrix.indices, matrix.data = indptr, native(indices), native(data)
         return matrix
 
     def _csr(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -149,7 +149,7 @@ class H5Matrix:
             )
 
 
-def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return values in this machine's byte order, half precision as single."""
     kind = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
     return values.astype(kind, copy=False)

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.base import NAMED_COUNTS
+from cellmill.ingestion.sources.matrix import native
 
 
 class AnnDataSource:
@@ -84,7 +85,8 @@ class AnnDataSource:
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
-        return sparse.csr_matrix(self._matrix(place)[start:stop])
+        block = self._matrix(place)[start:stop]
+        return sparse.csr_matrix(block if sparse.issparse(block) else native(np.asarray(block)))
 
     def _matrix(self, place: str) -> Any:
         if place == "X":

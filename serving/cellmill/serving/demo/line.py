@@ -8,19 +8,19 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-from cellmill.atlas import read
-from cellmill.serving.client import Client
-from cellmill.serving.config import ServeConfig
-from cellmill.serving.server import running
 
+from cellmill.atlas import read
 from cellmill.config import Config, load_config
 from cellmill.console import console
 from cellmill.errors import CellmillError, ConfigError
 from cellmill.ingestion import IngestConfig, ingest
 from cellmill.ingestion.datasets import fetch
 from cellmill.runs import Run
+from cellmill.serving.client import Client
+from cellmill.serving.config import ServeConfig
 from cellmill.serving.demo.report import write_demo_report
 from cellmill.serving.demo.steps import Steps
+from cellmill.serving.server import running
 from cellmill.trace import trace
 from cellmill.training import FinetuneConfig, PretrainConfig, annotate, embed, finetune, pretrain
 from cellmill.training.evaluate import umap_figure

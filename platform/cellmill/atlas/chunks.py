@@ -1,0 +1,190 @@
+"""Reading entries of a shard's arrays straight from its files: every chunk's checksum is verified, each decoded once.
+
+The arrays are zarr v3, ``sharding_indexed`` with the index at the end, each chunk blosc-compressed and followed by its
+crc32c. The fast zarr pipeline does not verify the checksums of chunks inside a shard, and decodes several times slower.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import obstore
+from obstore.exceptions import BaseError
+
+from cellmill.errors import CellmillError, IntegrityError
+from cellmill.storage import Storage
+
+I64 = npt.NDArray[np.int64]
+Emit = Callable[[npt.NDArray[Any], slice], None]
+Fetch = Callable[[list[tuple[int, int]]], list[bytes]]
+
+_FIX = "`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again."
+_ABSENT = (1 << 64) - 1
+_CODECS = ("bytes", "blosc", "crc32c")
+_RESIDUE = 0x48674BC7
+"""crc32c of any bytes that are followed by their own crc32c, little-endian."""
+
+blosc: Any = import_module("numcodecs.blosc")
+
+# Blosc's own threads and the lock around them gain nothing: reads are spread over threads and tasks already.
+blosc.use_threads = False
+
+
+class ChunkedArray:
+    """A one-dimensional array of a shard.
+
+    Parameters
+    ----------
+    storage, path
+        Where the zarr array is.
+
+    Attributes
+    ----------
+    length, dtype
+        Of the array.
+
+    Raises
+    ------
+    IntegrityError
+        The array's metadata is missing, damaged, or not of this kind.
+    """
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+        self._index: dict[int, npt.NDArray[np.uint64]] = {}
+        self._lock = threading.Lock()
+        try:
+            about = json.loads(storage.get(f"{path}/zarr.json"))
+            (self.length,) = about["shape"]
+            (file_entries,) = about["chunk_grid"]["configuration"]["chunk_shape"]
+            (sharding,) = about["codecs"]
+            inner = sharding["configuration"]
+            (self._chunk,) = inner["chunk_shape"]
+            names = tuple(codec["name"] for codec in inner["codecs"])
+            self.dtype = np.dtype(about["data_type"])
+        except (CellmillError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(f"Its metadata cannot be read: {error}.") from error
+        self._per_file = file_entries // self._chunk
+        if names != _CODECS or inner.get("index_location", "end") != "end":
+            raise self._damaged(f"It is stored with {', '.join(names)}; known is {', '.join(_CODECS)}.")
+
+    def read(self, begin: I64, end: I64, emit: Emit) -> None:
+        """Read entries ``begin[i]`` up to, not including, ``end[i]``, ascending and apart, one after the other.
+
+        Parameters
+        ----------
+        begin, end : int64 [k]
+            Which entries.
+        emit
+            Called with decoded entries, and their place among all that are read.
+
+        Raises
+        ------
+        IntegrityError
+            A file is missing, or bytes do not have the checksum they were written with.
+        """
+        wanted = [item for item in zip(begin.tolist(), end.tolist(), strict=True) if item[1] > item[0]]
+        if not wanted:
+            return
+        chunks = sorted({c for low, high in wanted for c in range(low // self._chunk, -(-high // self._chunk))})
+        decoded = self._decoded(chunks)
+        number, entries = next(decoded)
+        at = 0
+        for low, high in wanted:
+            while low < high:
+                while (number + 1) * self._chunk <= low:
+                    number, entries = next(decoded)
+                first = number * self._chunk
+                part = entries[low - first : high - first]
+                emit(part, slice(at, at + part.size))
+                at += part.size
+                low += part.size
+
+    def _decoded(self, chunks: list[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield chunks, decoded into one array that is used again for each."""
+        entries = np.empty(self._chunk, self.dtype)
+        for file in sorted({chunk // self._per_file for chunk in chunks}):
+            mine = [chunk for chunk in chunks if chunk // self._per_file == file]
+            with self._file(file) as fetch:
+                index = self._index_of(file, fetch)
+                # A few chunks at a time, so that a long read takes little memory.
+                for start in range(0, len(mine), 32):
+                    some = mine[start : start + 32]
+                    places = [index[chunk % self._per_file] for chunk in some]
+                    if any(int(offset) == _ABSENT for offset, _ in places):
+                        raise self._damaged("A chunk is missing.", file)
+                    found = fetch([(int(offset), int(offset) + int(size)) for offset, size in places])
+                    for chunk, content in zip(some, found, strict=True):
+                        self._decode(content, entries, chunk, file)
+                        yield chunk, entries
+
+    def _decode(self, content: bytes, out: npt.NDArray[Any], chunk: int, file: int) -> None:
+        if len(content) < 20 or google_crc32c.value(content) != _RESIDUE:
+            raise self._damaged(f"Chunk {chunk} does not have the checksum it was written with.", file)
+        # Bytes 4 to 8 of a blosc buffer say how long it is when decoded.
+        if int.from_bytes(content[4:8], "little") != out.nbytes:
+            raise self._damaged(f"Chunk {chunk} does not hold {out.size} entries.", file)
+        blosc.decompress(memoryview(content)[:-4], out)
+
+    def _index_of(self, file: int, fetch: Fetch) -> npt.NDArray[np.uint64]:
+        """Return offset and size of each chunk of a file, uint64 [chunks, 2]."""
+        with self._lock:
+            if file in self._index:
+                return self._index[file]
+        size = 16 * self._per_file + 4
+        (content,) = fetch([(-size, 0)])
+        if len(content) != size or google_crc32c.value(content) != _RESIDUE:
+            raise self._damaged("The index of a file does not have the checksum it was written with.", file)
+        index = np.frombuffer(content[:-4], "<u8").reshape(-1, 2).astype(np.uint64)
+        with self._lock:
+            self._index[file] = index
+        return index
+
+    @contextmanager
+    def _file(self, file: int) -> Iterator[Fetch]:
+        """Open a file for reads of byte ranges; a negative start counts from the end."""
+        key = f"{self._path}/c/{file}"
+        if not self._storage.is_local:
+            yield lambda ranges: self._remote(key, ranges, file)
+            return
+        try:
+            handle = os.open(self._storage.local_path(key), os.O_RDONLY)
+        except OSError as error:
+            raise self._damaged(f"A file cannot be read: {error.strerror}.", file) from error
+        try:
+            length = os.fstat(handle).st_size
+
+            def fetch(ranges: list[tuple[int, int]]) -> list[bytes]:
+                return [
+                    os.pread(handle, stop - start, max(start + (length if start < 0 else 0), 0))
+                    for start, stop in ranges
+                ]
+
+            yield fetch
+        finally:
+            os.close(handle)
+
+    def _remote(self, key: str, ranges: list[tuple[int, int]], file: int) -> list[bytes]:
+        store = self._storage.store
+        try:
+            if ranges[0][0] < 0:
+                found: Any = obstore.get(store, key, options={"range": {"suffix": -ranges[0][0]}})
+                return [bytes(found.bytes())]
+            starts, ends = zip(*ranges, strict=True)
+            return [bytes(part) for part in obstore.get_ranges(store, key, starts=list(starts), ends=list(ends))]
+        except (BaseError, FileNotFoundError, OSError) as error:
+            raise self._damaged(f"A file cannot be read: {str(error).splitlines()[0]}.", file) from error
+
+    def _damaged(self, what: str, file: int | None = None) -> IntegrityError:
+        key = self._path if file is None else f"{self._path}/c/{file}"
+        return IntegrityError(f"The shard cannot be read. {what}", where=self._storage.join(key), fix=_FIX)

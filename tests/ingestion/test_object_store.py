@@ -1,0 +1,82 @@
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+
+from cellmill.atlas import Atlas
+from cellmill.errors import IntegrityError
+from cellmill.ingestion import ingest
+from cellmill.storage import Storage
+from tests.ingestion.cells import config, counts, expected, make_adata, write
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    # The server's state outlives it within a process, so each test has a bucket of its own.
+    name = f"cells-{tmp_path.name.replace('_', '-')}"
+    requests.put(f"http://{host}:{port}/{name}", timeout=10).raise_for_status()
+    yield f"s3://{name}"
+    server.stop()
+
+
+def test_an_atlas_in_an_object_store_equals_one_on_disk(tmp_path: Path, bucket: str) -> None:
+    first, second = make_adata(30, seed=1), make_adata(20, seed=2, start=10)
+    paths = write(first, tmp_path / "a.h5ad"), write(second, tmp_path / "b.h5ad")
+    local = config(tmp_path / "atlas", *paths, shard_cells=12, output=tmp_path / "run1")
+    ingest(local)
+    remote = local.model_copy(update={"atlas": f"{bucket}/atlas", "output": tmp_path / "run2"})
+    assert ingest(remote).snapshot == 1
+    again = ingest(remote.model_copy(update={"output": tmp_path / "run3"}))
+    assert (again.changed, len(again.unchanged)) == (False, 2)
+
+    atlas = Atlas.open(f"{bucket}/atlas")
+    here = Atlas.open(tmp_path / "atlas").snapshot()
+    assert [(e.key, e.checksum) for e in atlas.snapshot().shards] == [(e.key, e.checksum) for e in here.shards]
+    pd.testing.assert_frame_equal(counts(atlas), expected([first, second]))
+    assert atlas.snapshot().select("dataset = 'b'").n_cells == 20
+    assert atlas.verify().sound
+    assert not Storage.open(f"{bucket}/atlas").list("staging")
+
+
+def test_commits_at_once_in_an_object_store_lose_nothing(tmp_path: Path, bucket: str) -> None:
+    names = [f"d{i}" for i in range(4)]
+    for i, name in enumerate(names):
+        write(make_adata(10, seed=i), tmp_path / f"{name}.h5ad")
+
+    def one(name: str) -> int:
+        own = config(Path("unused"), tmp_path / f"{name}.h5ad", output=tmp_path / f"run-{name}")
+        return ingest(own.model_copy(update={"atlas": f"{bucket}/atlas"})).snapshot
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(one, names))
+    assert sorted(versions) == [1, 2, 3, 4]
+    snapshot = Atlas.open(f"{bucket}/atlas").snapshot()
+    assert sorted(entry.dataset for entry in snapshot.shards) == names
+    assert snapshot.atlas.verify().sound
+
+
+def test_a_lost_object_is_found(tmp_path: Path, bucket: str) -> None:
+    path = write(make_adata(10), tmp_path / "a.h5ad")
+    ingest(config(Path("x"), path, output=tmp_path / "run").model_copy(update={"atlas": f"{bucket}/atlas"}))
+    atlas = Atlas.open(f"{bucket}/atlas")
+    (entry,) = atlas.snapshot().shards
+    atlas.storage.delete(f"{entry.shard_path}/X/data/c/0")
+    assert not atlas.verify().sound
+    with pytest.raises(IntegrityError):
+        counts(atlas)

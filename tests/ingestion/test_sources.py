@@ -1,0 +1,149 @@
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from cellmill.atlas import read
+from cellmill.errors import SourceError
+from cellmill.ingestion import ingest
+from cellmill.ingestion.opening import close_source, open_source
+from cellmill.ingestion.pipeline import plan
+from cellmill.ingestion.sources import AnnDataSource, matrix
+from cellmill.ingestion.sources.h5ad import open_h5ad
+from tests.ingestion.cells import config, counts, expected, make_adata, write
+
+KINDS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", ">f8", "float16"])
+@pytest.mark.parametrize("place", ["X", "raw.X", "layers/counts"])
+def test_rows_of_every_encoding(
+    tmp_path: Path, kind: str, dtype: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "_ENTRIES_AT_ONCE", 37)
+    dense = make_adata(23, 11).X.toarray() % 50
+    if dtype == "float16" and kind != "dense":
+        pytest.skip("scipy has no sparse matrices of half precision")
+    adata = ad.AnnData(np.zeros((23, 11), np.float32))
+    values = KINDS[kind](dense.astype(dtype if kind == "dense" else np.dtype(dtype).newbyteorder("=")))
+    if place == "X":
+        adata.X = values
+    elif place == "raw.X":
+        adata.raw = ad.AnnData(values)
+    else:
+        adata.layers["counts"] = values
+    path = write(adata, tmp_path / "a.h5ad")
+    for source in (open_h5ad(path, "a"), AnnDataSource(adata, "a")):
+        assert place in source.places()
+        for start, stop in ((0, 23), (0, 0), (5, 6), (7, 19)):
+            assert np.array_equal(source.rows(place, start, stop).toarray(), dense[start:stop])
+        source.close()
+
+
+def test_metadata_of_every_type_is_read_alike_from_a_file_and_from_memory(tmp_path: Path) -> None:
+    adata = make_adata(9)
+    adata.obs["text"] = [f"t{i}" for i in range(9)]
+    adata.obs["flag"] = [True, False, True] * 3
+    adata.obs["maybe"] = pd.array([1, None, 3] * 3, dtype="Int64")
+    adata.obs["gap"] = pd.Categorical(["a", None, "b"] * 3)
+    path = write(adata, tmp_path / "a.h5ad")
+    source, memory = open_h5ad(path, "a"), AnnDataSource(adata, "a")
+    names = source.obs_columns()
+    assert names == memory.obs_columns()
+    pd.testing.assert_frame_equal(
+        source.obs(names), memory.obs(names), check_dtype=False, check_index_type=False, check_categorical=False
+    )
+    result = ingest(config(tmp_path / "atlas", path, source={"obs": {name: name for name in names}}))
+    assert result.reports[0].cells_out == 9
+    cells = read(tmp_path / "atlas").obs.set_index("barcode").loc[adata.obs_names]
+    assert cells["text"].tolist() == adata.obs["text"].tolist()
+    assert cells["gap"].isna().tolist() == [False, True, False] * 3
+    assert cells["maybe"].isna().tolist() == [False, True, False] * 3
+    assert cells["flag"].tolist() == [True, False, True] * 3
+
+
+def test_a_file_that_changes_between_planning_and_reading_is_refused(tmp_path: Path) -> None:
+    path = write(make_adata(9), tmp_path / "a.h5ad")
+    (planned,) = plan(config(tmp_path / "atlas", path))
+    open_source(planned)
+    close_source()
+    write(make_adata(10), path)
+    with pytest.raises(SourceError, match="changed while"):
+        open_source(planned)
+
+
+def test_files_are_let_go_of(tmp_path: Path) -> None:
+    path = write(make_adata(9), tmp_path / "a.h5ad")
+    ingest(config(tmp_path / "atlas", path))
+    write(make_adata(12), path)
+    with h5py.File(path, "r+"):
+        pass
+
+
+SHARED = [
+    ("formats/cellxgene_schema/example_with_labels.h5ad", "X"),
+    ("formats/cellxgene_schema/h5ads__example_invalid_CL.h5ad", "raw.X"),
+    ("formats/cellxgene_schema/example_invalid_assay.h5ad", "raw.X"),
+    ("formats/soma/edfb34_bruce-spatial.h5ad", "X"),
+    ("pbmc_3chemistries/pbmc_3p1_3p2_5p_1200c_1767g_counts.h5ad", "X"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "place"), SHARED)
+def test_real_files_equal_what_anndata_reads(tmp_path: Path, shared_data: Path, name: str, place: str) -> None:
+    settings = config(tmp_path / "atlas", shared_data / name, shard_cells=500, duplicates={"policy": "keep"})
+    source = settings.sources[0].model_copy(update={"organism": "auto"})
+    (report,) = ingest(settings.model_copy(update={"sources": (source,)})).reports
+    assert report.counts == place
+    adata: Any = ad.read_h5ad(shared_data / name)
+    adata = adata.raw.to_adata() if place == "raw.X" else adata
+    found = read(tmp_path / "atlas")
+    rows = found.obs["source_row"].to_numpy()
+    assert found.obs["barcode"].tolist() == adata.obs_names[rows].astype(str).tolist()
+    kept = sum(report.genes.umis[status] for status in report.genes.umis if status in ("matched", "alias", "replaced"))
+    assert found.X.sum() == kept
+    assert sum(report.genes.umis.values()) == adata.X.sum()
+    same = [gene for gene in found.var_names if gene in adata.var_names]
+    if same:
+        assert abs(found[:, same].X - sparse.csr_matrix(adata[rows][:, same].X)).sum() == 0
+
+
+REFUSED = [
+    ("formats/anndata_archives/v0.5.0/adata.h5ad", "not integers"),
+    ("formats/anndata_archives/v0.11.4/adata.h5ad", "no matrix"),
+    ("formats/messy/10x_pbmc68k_reduced.h5ad", "log-transformed"),
+    ("formats/messy/nan.h5ad", "NaN"),
+    ("formats/messy/worm_neuron_4186c_13488g_no_gene_names.h5", "no obs"),
+    ("formats/soma/368790_x-empty.h5ad", "No cell passes"),
+    ("formats/soma/1a47f8_pbmc-small-x-csc.h5ad", "scaled"),
+    ("formats/cellxgene_schema/example_invalid_raw.h5ad", "such as 1.5"),
+    ("pbmc_3chemistries/pbmc_3p1_3p2_5p_1200c_1767g_lognorm_only.h5ad", "log-transformed"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "what"), REFUSED)
+def test_real_files_without_counts_are_refused(tmp_path: Path, shared_data: Path, name: str, what: str) -> None:
+    from cellmill.errors import CellmillError
+
+    with pytest.raises(CellmillError, match=what) as caught:
+        ingest(config(tmp_path / "atlas", shared_data / name))
+    assert name in caught.value.where
+
+
+def test_chunked_reading_is_right_across_chunks(tmp_path: Path) -> None:
+    from tests.ingestion.test_ingest import many_chunks
+
+    adata = make_adata(50)
+    adata.X = sparse.csc_matrix(adata.X)
+    settings = many_chunks(config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), shard_cells=12))
+    assert len(plan(settings)[0].chunks) > 3
+    ingest(settings)
+    pd.testing.assert_frame_equal(counts(tmp_path / "atlas"), expected([adata]))

@@ -1,0 +1,41 @@
+"""Micro-batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellmill.errors import ConfigError
+from cellmill.stream import micro_batch_count, split_cells
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 1200), max_size=70),
+    capacity=st.integers(1200, 9000),
+    room=st.integers(0, 30),
+)
+def test_no_part_exceeds_the_capacity_and_every_cell_is_in_one(lengths: list[int], capacity: int, room: int) -> None:
+    tokens = np.array(lengths, np.int64)
+    parts = split_cells(tokens, micro_batch_count(len(lengths) + room, 1200, capacity))
+    assert sorted(cell for part in parts for cell in part.tolist()) == list(range(len(lengths)))
+    assert all(tokens[part].sum() <= capacity for part in parts)
+    assert all((np.diff(part) > 0).all() for part in parts)
+
+
+def test_parts_are_balanced() -> None:
+    tokens = np.random.default_rng(0).integers(300, 1201, 256)
+    sums = [int(tokens[part].sum()) for part in split_cells(tokens, 8)]
+    assert max(sums) / np.mean(sums) < 1.01
+
+
+def test_fewer_cells_than_parts() -> None:
+    assert [part.tolist() for part in split_cells(np.array([5, 3]), 4)] == [[0], [1], [], []]
+    assert [part.size for part in split_cells(np.zeros(0, np.int64), 3)] == [0, 0, 0]
+
+
+def test_a_cell_above_the_capacity_is_refused() -> None:
+    with pytest.raises(ConfigError, match="token_capacity"):
+        micro_batch_count(4, 1201, 1200)
