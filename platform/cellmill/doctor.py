@@ -92,8 +92,11 @@ def _device() -> Check:
 def _attention() -> Check:
     if importlib.util.find_spec("cellmill.training") is None:
         return Check(name="attention", verdict="missing", text="the training part is not installed")
-    model = importlib.import_module("cellmill.training.model")
-    return Check(name="attention", verdict="ok", text=model.describe_backend())
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backend = importlib.import_module("cellmill.training.model").describe_backend(device)
+    return Check(name="attention", verdict="ok", text=f"{backend.name}: {backend.reason}")
 
 
 def _cluster() -> Check:

@@ -1,4 +1,7 @@
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +17,7 @@ from cellmill.errors import CountsError
     st.floats(-1e-11, 1e-11),
 )
 def test_counts_come_back_exactly_whatever_holds_them(counts: np.ndarray, dtype: type, noise: float) -> None:
-    data = counts.astype(dtype)
+    data: npt.NDArray[Any] = counts.astype(dtype)
     if dtype is np.float64:
         data = data + noise
     found = check_counts(data, "X")

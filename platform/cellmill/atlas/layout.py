@@ -30,11 +30,6 @@ def entries_per_file(n: int) -> int:
     return CHUNK * max(1, min(CHUNKS_PER_SHARD, -(-n // CHUNK)))
 
 
-def n_files(n: int) -> int:
-    """Return how many files the chunks of an array of `n` entries take."""
-    return -(-n // entries_per_file(n)) if n else 0
-
-
 def codecs(dtype: npt.DTypeLike) -> list[Any]:
     """Return the codecs after serialisation: blosc lz4 with bit shuffle, then a checksum of each chunk."""
     from zarr.codecs import BloscCodec, Crc32cCodec

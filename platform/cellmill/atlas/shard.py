@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas.chunks import ChunkedArray
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.jit import compiled
-from cellmill.atlas.layout import CHUNK, entries_per_file, n_files
-from cellmill.atlas.pipeline import fast_codecs
-from cellmill.errors import CellmillError, IntegrityError
+from cellmill.errors import IntegrityError
 from cellmill.genes import N_SPECIALS
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
-_GAP = CHUNK // 2
-"""Entries between two runs up to which reading on is cheaper than reading anew."""
 
 
 class Shard:
@@ -38,20 +34,10 @@ class Shard:
         self.entry = entry
         self._storage = storage
         self._where = storage.join(entry.shard_path)
-        try:
-            with fast_codecs(storage.is_local):
-                import zarr
-
-                root: Any = zarr.open_group(storage.zarr_store(entry.shard_path, read_only=True), mode="r")
-                self._root = root
-                self._indices: Any = root["X/indices"]
-                self._data: Any = root["X/data"]
-                self.indptr: npt.NDArray[np.int64] = root["X/indptr"][:]
-                self.tokens: npt.NDArray[np.uint32] = root["var/token"][:].astype(np.uint32, copy=False)
-        except CellmillError:
-            raise
-        except Exception as error:
-            raise self._damaged(error) from error
+        self._indices = ChunkedArray(storage, f"{entry.shard_path}/X/indices")
+        self._data = ChunkedArray(storage, f"{entry.shard_path}/X/data")
+        self.indptr: npt.NDArray[np.int64] = _whole(ChunkedArray(storage, f"{entry.shard_path}/X/indptr"))
+        self.tokens: npt.NDArray[np.uint32] = _whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
         self._check()
 
     @property
@@ -97,36 +83,13 @@ class Shard:
         if first.size and (first.min() < 0 or last.max() > self.n_rows or np.any(last < first)):
             raise IndexError(f"rows {first.min()} to {last.max()} are asked of a shard of {self.n_rows} rows")
         begin, end = self.indptr[first], self.indptr[last]
-        self._files_are_there(begin, end)
         offsets = np.concatenate([[0], np.cumsum(end - begin)])
-        try:
-            columns = self._read(self._indices, begin, end, offsets)
-            counts = self._read(self._data, begin, end, offsets)
-        except Exception as error:
-            raise self._damaged(error) from error
-        if not counts.all():
-            raise self._damaged(ValueError("a stored count is zero"))
+        columns, counts = (_pieces(array, begin, end, offsets) for array in (self._indices, self._data))
         return columns, counts, _row_starts(self.indptr, first, last, offsets)
-
-    def _read(self, array: Any, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
-        """Return pieces of an array one after the other; pieces that share a chunk are decoded together."""
-        out = np.empty(int(offsets[-1]), dtype=array.dtype)
-        apart = np.flatnonzero((begin[1:] < end[:-1]) | (begin[1:] - end[:-1] > _GAP)) + 1
-        bounds = [0, *apart.tolist(), begin.size] if begin.size else []
-        for i, j in pairwise(bounds):
-            low, high = int(begin[i]), int(end[j - 1])
-            if high == low:
-                continue
-            span = array[low:high]
-            if j - i == 1:
-                out[offsets[i] : offsets[j]] = span
-            else:
-                _copy_pieces(span, begin[i:j] - low, end[i:j] - low, out[offsets[i] : offsets[j]])
-        return out
 
     def _check(self) -> None:
         entry = self.entry
-        shapes = (self.n_rows, self.tokens.size, self._indices.shape[0], self._data.shape[0])
+        shapes = (self.n_rows, self.tokens.size, self._indices.length, self._data.length)
         wanted = (entry.n_rows, entry.n_features, entry.nnz, entry.nnz)
         lengths = np.diff(self.indptr)
         rows_fit = self.indptr[0] == 0 and self.indptr[-1] == entry.nnz and not np.any(lengths < 0)
@@ -139,36 +102,19 @@ class Shard:
                 where=self._where,
                 fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
             )
-        self._files_are_there(np.zeros(1, np.int64), np.full(1, entry.nnz))
-
-    def _files_are_there(self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> None:
-        """Refuse a shard with a file gone: zarr would read it as zeros."""
-        if not self._storage.is_local:
-            return
-        length = entries_per_file(self.entry.nnz)
-        touched = {
-            number
-            for start, stop in zip((begin // length).tolist(), (-(-end // length)).tolist(), strict=True)
-            for number in range(start, min(stop, n_files(self.entry.nnz)))
-        }
-        for number in touched:
-            for name in ("indices", "data"):
-                path = self._storage.local_path(f"{self.entry.shard_path}/X/{name}/c/{number}")
-                if not path.is_file():
-                    raise IntegrityError("A file of the shard is missing.", where=str(path))
 
     def _text(self, name: str) -> Any:
-        try:
-            return self._root[name][:]
-        except Exception as error:
-            raise self._damaged(error) from error
+        import zarr
 
-    def _damaged(self, error: Exception) -> IntegrityError:
-        return IntegrityError(
-            f"The shard cannot be read: {str(error).strip() or type(error).__name__}.",
-            where=self._where,
-            fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
-        )
+        try:
+            root: Any = zarr.open_group(self._storage.zarr_store(self.entry.shard_path, read_only=True), mode="r")
+            return root[name][:]
+        except Exception as error:
+            raise IntegrityError(
+                f"The shard cannot be read: {str(error).strip() or type(error).__name__}.",
+                where=self._where,
+                fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
+            ) from error
 
 
 def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
@@ -180,6 +126,40 @@ def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
         A file is missing or damaged, or the shard is not what the catalog says.
     """
     return Shard(storage, entry)
+
+
+def _whole(array: ChunkedArray) -> npt.NDArray[Any]:
+    zero, end = np.zeros(1, np.int64), np.full(1, array.length)
+    return _read(array, zero, end)
+
+
+def _pieces(array: ChunkedArray, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
+    """Return pieces of an array one after the other, in any order, overlapping or not."""
+    if np.all(begin[1:] >= end[:-1]):
+        return _read(array, begin, end)
+    # Each chunk is decoded once: what overlaps is read as one span, and copied to where it is wanted.
+    order = np.argsort(begin, kind="stable")
+    low, reach = begin[order], np.maximum.accumulate(end[order])
+    first = np.concatenate([[True], low[1:] > reach[:-1]])
+    span_low, span_high = low[first], reach[np.concatenate([np.flatnonzero(first)[1:] - 1, [low.size - 1]])]
+    buffer = _read(array, span_low, span_high)
+    starts = np.concatenate([[0], np.cumsum(span_high - span_low)])
+    span = np.searchsorted(span_low, begin, side="right") - 1
+    at = starts[span] + begin - span_low[span]
+    out = np.empty(int(offsets[-1]), dtype=array.dtype)
+    _copy_pieces(buffer, at, at + end - begin, out)
+    return out
+
+
+def _read(array: ChunkedArray, begin: I64, end: I64) -> npt.NDArray[Any]:
+    """Return pieces that are ascending and apart, one after the other."""
+    out = np.empty(int((end - begin).sum()), dtype=array.dtype)
+
+    def place(part: npt.NDArray[Any], where: slice) -> None:
+        out[where] = part
+
+    array.read(begin, end, place)
+    return out
 
 
 @compiled

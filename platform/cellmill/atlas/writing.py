@@ -64,6 +64,8 @@ def write_counts(
             index=pd.Index([feature.id for feature in features], name="feature_id"),
         )
         write_elem(root, "var", var)
+        # Tokens say what counts are counts of, so they carry checksums as counts do.
+        _write(root.require_group("var"), "token", tokens.astype(np.uint32), fill=0)
         write_elem(root, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode", dtype=str)))
 
 

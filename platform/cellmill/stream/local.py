@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cellmill.stream.config import StreamConfig
@@ -12,7 +12,9 @@ from cellmill.stream.group import GroupWork
 from cellmill.tokens import PackedBatch, Tokeniser
 
 
-def local_groups(work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig) -> Iterator[PackedBatch]:
+def local_groups(
+    work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig
+) -> Generator[PackedBatch, None, None]:
     """Yield groups in order, `prefetch` of them made ahead in ``data_cpus`` threads.
 
     The kernels and the codecs run without the interpreter's lock, so threads are enough.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from itertools import islice
 from typing import Any
 
@@ -34,7 +34,7 @@ _NAME, _ERROR = "group", "error"
 
 def ray_groups(
     work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig, world_size: int
-) -> Iterator[PackedBatch]:
+) -> Generator[PackedBatch, None, None]:
     """Yield groups in order, made by Ray Data tasks on any node; only packed arrays travel.
 
     The arrays are read-only views of the object store.
@@ -69,8 +69,36 @@ def ray_groups(
 
 def _dataset(
     part: list[GroupWork], tokeniser: Any, config: StreamConfig, cpus: float, share: float, world_size: int
-) -> Iterator[PackedBatch]:
-    context = ray.data.DataContext.get_current().copy()
+) -> Generator[PackedBatch, None, None]:
+    with ray.data.DataContext.current(_context(config, cpus, share, world_size)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = ray.data.read_datasource(
+            _Groups(part, tokeniser),
+            override_num_blocks=len(part),
+            num_cpus=cpus,
+            # Unbounded, a task that kills its worker would be tried again for ever.
+            ray_remote_args={"max_retries": config.task_retries},
+        )
+        tables: Any = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    try:
+        for i, group in enumerate(part):
+            try:
+                table = next(tables, None)
+            except RayTaskError as error:
+                raise _unexpected(error, group) from error
+            except RayError as error:
+                raise _died(part[i:], tokeniser, cpus, config.task_retries, error) from error
+            yield _packed(table, group)
+        if (extra := next(tables, None)) is not None:
+            raise IntegrityError(f"One group too many came: {extra[_NAME][0].as_py()}.", where=part[-1].name)
+    finally:
+        tables.close()
+
+
+def _context(config: StreamConfig, cpus: float, share: float, world_size: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     # A group is one block: split or merged, it would no longer be one row.
     context.target_max_block_size = None
@@ -81,30 +109,18 @@ def _dataset(
         cpu=max(share, cpus), object_store_memory=config.object_store_mb * 1e6 / world_size
     )
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    with ray.data.DataContext.current(context), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dataset = ray.data.read_datasource(
-            _Groups(part, tokeniser),
-            override_num_blocks=len(part),
-            num_cpus=cpus,
-            # Unbounded, a task that kills its worker would be tried again for ever.
-            ray_remote_args={"max_retries": config.task_retries},
-        )
-        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-    for i, group in enumerate(part):
-        try:
-            table = next(tables, None)
-        except RayTaskError as error:
-            raise _unexpected(error, group) from error
-        except RayError as error:
-            raise _died(part[i:], tokeniser, cpus, config.task_retries, error) from error
-        if table is None:
-            raise IntegrityError("The stream ended before its last group.", where=group.name)
-        if (found := table[_NAME][0].as_py()) != group.name:
-            raise IntegrityError(f"Another group came: {found}.", where=group.name)
-        if _ERROR in table.column_names:
-            raise _decode(table[_ERROR][0].as_py())
-        yield PackedBatch.from_table(table)
+    return context
+
+
+def _packed(table: pa.Table | None, group: GroupWork) -> PackedBatch:
+    """Return what a task made, after checking that it is what was expected."""
+    if table is None:
+        raise IntegrityError("The stream ended before its last group.", where=group.name)
+    if (found := table[_NAME][0].as_py()) != group.name:
+        raise IntegrityError(f"Another group came: {found}.", where=group.name)
+    if _ERROR in table.column_names:
+        raise _decode(table[_ERROR][0].as_py())
+    return PackedBatch.from_table(table)
 
 
 class _Groups(Datasource):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cellmill.atlas import Selection
 from cellmill.errors import CheckpointError, ConfigError
 from cellmill.stream.balance import split_cells
-from cellmill.stream.cells import Labels, SelectedCells
+from cellmill.stream.cells import Labels, Reading, SelectedCells
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork
 from cellmill.stream.layout import GroupLayout, group_layout
@@ -114,7 +114,7 @@ class Stream:
             epoch=epoch,
         )
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[PackedBatch, None, None]:
         """Yield this worker's cells of each global step of an epoch.
 
         Every worker yields as many batches; in the last step of an epoch some may be empty.
@@ -138,7 +138,7 @@ class Stream:
         taken = steps * (self.config.batch_size // self.lanes)
         return Position(epoch=epoch, taken=taken, lanes=self.lanes, order=self._digest)
 
-    def resume(self, position: Position) -> Iterator[PackedBatch]:
+    def resume(self, position: Position) -> Generator[PackedBatch, None, None]:
         """Yield what is left of the epoch after a position, whatever batch size and workers it was reached with.
 
         Raises
@@ -161,22 +161,29 @@ class Stream:
             return [packed]
         return [packed.select(cells) for cells in split_cells(packed.lengths, parts)]
 
-    def _steps(self, epoch: int, taken: int) -> Iterator[PackedBatch]:
+    def _steps(self, epoch: int, taken: int) -> Generator[PackedBatch, None, None]:
         plan = self.plan(epoch)
         layouts: deque[GroupLayout] = deque()
         planned = list(plan.groups(self.rank, self.world_size, self.config.group_cells, taken))
         arriving = self._groups(self._work(plan, planned, taken, layouts))
         present: list[_Arrived] = []
         n_arrived = 0
-        for step in range(plan.steps(taken)):
-            upto = taken + (step + 1) * plan.share
-            while n_arrived < len(planned) and planned[n_arrived].start < upto:
-                packed = next(arriving)
-                present.append(_Arrived(layouts.popleft(), packed))
-                n_arrived += 1
-            parts = [part for group in present if (part := group.step(step)) is not None]
-            present = [group for group in present if group.layout.last_step > step + 1]
-            yield PackedBatch.concatenate(parts) if parts else self._nothing()
+        try:
+            for step in range(plan.steps(taken)):
+                upto = taken + (step + 1) * plan.share
+                while n_arrived < len(planned) and planned[n_arrived].start < upto:
+                    packed = next(arriving)
+                    present.append(_Arrived(layouts.popleft(), packed))
+                    n_arrived += 1
+                parts = [part for group in present if (part := group.step(step)) is not None]
+                present = [group for group in present if group.layout.last_step > step + 1]
+                yield PackedBatch.concatenate(parts) if parts else self._nothing()
+        finally:
+            arriving.close()
+
+    def reading(self, layout: GroupLayout) -> Reading:
+        """Return what must be read for a group of windows."""
+        return self._cells.reading(layout.pieces)
 
     def _work(
         self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
@@ -184,7 +191,7 @@ class Stream:
         for i, group in enumerate(planned):
             layout = group_layout(plan, group, taken)
             layouts.append(layout)
-            reading = self._cells.reading(layout.pieces)
+            reading = self.reading(layout)
             name = f"epoch {plan.epoch}, group {i}: windows {group.first} to {group.last - 1} of lanes at "
             name += ", ".join(map(str, group.places.tolist()))
             yield GroupWork(name, reading, reading.row[layout.cells], plan.seed, plan.epoch)
@@ -200,7 +207,7 @@ class Stream:
         )
         return self._tokeniser.tokenise(block, seed=0, epoch=0)
 
-    def _groups(self, work: Iterator[GroupWork]) -> Iterator[PackedBatch]:
+    def _groups(self, work: Iterator[GroupWork]) -> Generator[PackedBatch, None, None]:
         if self.config.backend == "local":
             return local_groups(work, self._tokeniser, self.config)
         from cellmill.stream.ray_data import ray_groups

@@ -167,5 +167,5 @@ def test_leaving_an_epoch_early_stops_the_threads(stream_atlas: Atlas) -> None:
 
     batches = stream(stream_atlas).epoch(0)
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("cellmill-stream")]

@@ -1,0 +1,105 @@
+"""A synthetic atlas like those of the field: about 1,500 of 20,000 genes a cell, power-law genes, mostly ones."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from cellmill.atlas import Atlas, ShardEntry
+from cellmill.atlas.cells import write_cells
+from cellmill.atlas.content import cell_ids
+from cellmill.atlas.writing import checksum, shard_keys, write_counts
+from cellmill.genes import Feature
+
+GENES = 20_000
+_POOL = 8192
+_DONORS = 40
+
+
+def counts(n: int, seed: int = 0) -> Any:
+    """Return uint16 csr [n x GENES]; above 8,192 cells rows are drawn again from those that were made."""
+    rng = np.random.default_rng(seed)
+    share = np.arange(1, GENES + 1) ** -0.9
+    rng.shuffle(share)
+    share /= share.sum()
+    made = min(n, _POOL)
+    parts = []
+    for start in range(0, made, 256):
+        rows = min(256, made - start)
+        depth = rng.lognormal(np.log(2700), 0.45, (rows, 1))
+        rate = share * depth * rng.gamma(2, 0.5, (rows, GENES))
+        parts.append(sparse.csr_matrix(np.minimum(rng.poisson(rate), 65_535).astype(np.uint16)))
+    pool = sparse.vstack(parts, format="csr")
+    return pool if n <= made else pool[rng.integers(0, made, n)]
+
+
+def write_atlas(path: Path, n_cells: int, shard_cells: int = 16_384) -> Atlas:
+    """Write an atlas with a data set for each shard, as if ingested one by one, and return it."""
+    atlas = Atlas.create(path)
+    features = [Feature(f"ENSG{i:011d}", f"GENE{i}", organism="human", release="synthetic") for i in range(GENES)]
+    vocabulary = atlas.vocabulary_store.allocate(features)
+    tokens = vocabulary.lookup([feature.id for feature in features]).astype(np.uint32)
+    entries = []
+    for number, start in enumerate(range(0, n_cells, shard_cells)):
+        matrix = counts(min(shard_cells, n_cells - start), seed=number)
+        entries.append(_shard(atlas, f"set{number:03}", matrix, features, tokens))
+    atlas.commit(entries, message="synthetic")
+    return atlas
+
+
+def _shard(atlas: Atlas, dataset: str, matrix: Any, features: list[Feature], tokens: Any) -> ShardEntry:
+    n = matrix.shape[0]
+    source = hashlib.sha256(dataset.encode()).hexdigest()
+    digest = source[:32]
+    barcodes = [f"{dataset}-{row}" for row in range(n)]
+    write_counts(
+        atlas.storage,
+        f"shards/{dataset}/{digest}.zarr",
+        indptr=matrix.indptr.astype(np.int64),
+        indices=matrix.indices,
+        data=matrix.data,
+        features=features,
+        tokens=tokens,
+        barcodes=barcodes,
+    )
+    table = pa.table(
+        {
+            "cell_id": cell_ids(source, np.arange(n)),
+            "dataset": [dataset] * n,
+            "shard": [digest] * n,
+            "row": np.arange(n, dtype=np.int32),
+            "barcode": barcodes,
+            "source_row": np.arange(n),
+            "n_genes": np.diff(matrix.indptr).astype(np.int32),
+            "n_counts": np.asarray(matrix.sum(axis=1)).ravel().astype(np.int64),
+            "content_hash": pa.array([bytes(16)] * n, pa.binary(16)),
+            "donor": [f"{dataset}-donor{i}" for i in np.random.default_rng(0).integers(0, _DONORS, n)],
+        }
+    )
+    write_cells(atlas.storage, f"cells/{dataset}/{digest}.parquet", table)
+    total, size = checksum(atlas.storage, shard_keys(atlas.storage, dataset, digest))
+    vocabulary = atlas.vocabulary()
+    return ShardEntry(
+        dataset=dataset,
+        digest=digest,
+        n_cells=n,
+        n_rows=n,
+        n_features=len(features),
+        nnz=int(matrix.nnz),
+        max_genes=int(np.diff(matrix.indptr).max()),
+        bytes=size,
+        checksum=total,
+        organism="human",
+        source_url="synthetic",
+        source_sha256=source,
+        licence="CC0-1.0",
+        config_digest="synthetic",
+        recipe=0,
+        vocabulary_size=vocabulary.size,
+        vocabulary_digest=vocabulary.digest(),
+    )
