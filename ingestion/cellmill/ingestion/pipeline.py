@@ -94,7 +94,9 @@ def expand(config: IngestConfig) -> Iterator[tuple[Path, str, SourceConfig]]:
         A pattern finds no file.
     """
     for source in config.sources:
-        paths = sorted(map(Path, glob.glob(source.path))) if glob.has_magic(source.path) else [Path(source.path)]
+        # Tasks run in processes with working directories of their own.
+        pattern = str(Path(source.path).expanduser().absolute())
+        paths = sorted(map(Path, glob.glob(pattern))) if glob.has_magic(pattern) else [Path(pattern)]
         if not paths:
             raise SourceError("No file has such a name.", where=source.path, fix="Check the pattern.")
         for path in paths:

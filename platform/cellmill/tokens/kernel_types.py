@@ -87,14 +87,16 @@ class Scratch(NamedTuple):
     sub_draw: Any
     sub_at: Any
     order: Any
-    bucket: Any
+    members: Any
+    out_token: Any
+    out_value: Any
     buckets: Any
     histogram: Any
-    slot: Any
+    table: Any
+    levels: Any
     distinct: Any
     ends: Any
     low: Any
     width: Any
-    level: Any
     edges: Any
     dense: Any

@@ -26,7 +26,10 @@ _BUCKETS = 1024
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _RATIO = np.uint64(0x5851F42D4C957F2D)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 _32 = np.uint64(32)
+_PLAIN, _RANKED = np.uint64(56), np.uint64(54)
+"""Bits below those that choose a bucket: 256 buckets of draws, 1,024 where the two highest bits are the rank."""
 
 
 @inlined
@@ -64,36 +67,41 @@ def mark_generative(cu_seqlens: Any, n_pcpt: Any, out: Any) -> None:
 
 
 @compiled
-def smallest(draw: Any, n: Any, m: Any, shift: Any, histogram: Any, bucket: Any) -> Any:
-    """Return the m-th smallest of n different numbers, 1 <= m <= n, in linear time.
+def count_buckets(draw: Any, n: Any, shift: Any, buckets: Any) -> None:
+    """Count numbers by the bits above `shift`, which must be below 1,024: int32 [1024]."""
+    buckets[: 1 + (np.uint64(0xFFFFFFFFFFFFFFFF) >> shift)] = 0
+    for j in range(n):
+        buckets[draw[j] >> shift] += 1
+
+
+@compiled
+def smallest(draw: Any, n: Any, m: Any, shift: Any, buckets: Any, members: Any) -> Any:
+    """Return the m-th smallest of n different numbers, 1 <= m <= n, in linear time, after `count_buckets`.
 
     Parameters
     ----------
     draw : uint64 [n]
-    shift
-        The bits above it choose the bucket; they must be below 1,024.
-    histogram, bucket
-        Scratch: int32 [1024], uint64 [n].
+    shift, buckets
+        As they were given to `count_buckets`.
+    members : uint64 [n + 1]
+        Scratch.
     """
-    histogram[: 1 + (np.uint64(0xFFFFFFFFFFFFFFFF) >> shift)] = 0
+    before, b = 0, np.uint64(0)
+    while before + buckets[b] < m:
+        before += buckets[b]
+        b += np.uint64(1)
+    k = np.uint64(0)
     for j in range(n):
-        histogram[draw[j] >> shift] += 1
-    before, b = 0, 0
-    while before + histogram[b] < m:
-        before += histogram[b]
-        b += 1
-    k = 0
-    for j in range(n):
-        bucket[k] = draw[j]
-        k += (draw[j] >> shift) == np.uint64(b)
-    for i in range(1, k):
-        x = bucket[i]
+        members[k] = draw[j]
+        k += np.uint64((draw[j] >> shift) == b)
+    for i in range(1, np.int64(k)):
+        x = members[i]
         j = i
-        while j > 0 and bucket[j - 1] > x:
-            bucket[j] = bucket[j - 1]
+        while j > 0 and members[j - 1] > x:
+            members[j] = members[j - 1]
             j -= 1
-        bucket[j] = x
-    return bucket[m - before - 1]
+        members[j] = x
+    return members[m - before - 1]
 
 
 @inlined
@@ -142,23 +150,22 @@ def integer_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any
         `Rules` and `Scratch`.
     out : [n]
     """
-    histogram, slot, distinct, ends = s.histogram, s.slot, s.distinct, s.ends
+    histogram, distinct, ends, table, levels = s.histogram, s.distinct, s.ends, s.table, s.levels
+    quantiles, edges, low, width = rules.quantiles, s.edges, s.low, s.width
     histogram[:] = 0
     # Four histograms, because equal counts in a row would wait for each other. Slot 0 takes what does not fit.
     whole = n - n % 4
     for j in range(0, whole, 4):
-        a, b, c, d = count[j], count[j + 1], count[j + 2], count[j + 3]
-        histogram[0, np.int64(a) if a < _SMALL else 0] += 1
-        histogram[1, np.int64(b) if b < _SMALL else 0] += 1
-        histogram[2, np.int64(c) if c < _SMALL else 0] += 1
-        histogram[3, np.int64(d) if d < _SMALL else 0] += 1
+        histogram[0, small(count[j])] += 1
+        histogram[1, small(count[j + 1])] += 1
+        histogram[2, small(count[j + 2])] += 1
+        histogram[3, small(count[j + 3])] += 1
     for j in range(whole, n):
-        histogram[0, np.int64(count[j]) if count[j] < _SMALL else 0] += 1
+        histogram[0, small(count[j])] += 1
     n_large = histogram[0, 0] + histogram[1, 0] + histogram[2, 0] + histogram[3, 0]
     n_distinct, seen, v = 0, 0, 1
     while seen < n - n_large:
         here = histogram[0, v] + histogram[1, v] + histogram[2, v] + histogram[3, v]
-        slot[v] = n_distinct
         distinct[n_distinct] = v
         seen += here
         ends[n_distinct] = seen
@@ -182,29 +189,39 @@ def integer_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any
             seen += 1
             ends[n_distinct - 1] = seen
     if rules.mode == LOG1P:
-        for d in range(n_distinct):
-            s.level[d] = np.log1p(distinct[d] * scale)
+        for d in range(n_small):
+            levels[distinct[d]] = np.log1p(distinct[d] * scale)
         for j in range(n):
-            x = np.int64(count[j])
-            d = slot[x] if x < _SMALL else find(distinct, n_small, n_distinct, x)
-            out[j] = s.level[d]
+            out[j] = levels[small(count[j])] if count[j] < _SMALL else np.log1p(np.int64(count[j]) * scale)
         return True
     a_at, b_at = 0, 0
-    for k in range(rules.quantiles.size):
-        virtual = (n - 1) * rules.quantiles[k]
+    for k in range(quantiles.size):
+        virtual = (n - 1) * quantiles[k]
         p = min(np.int64(np.floor(virtual)), n - 1)
         while ends[a_at] <= p:
             a_at += 1
         b_at = max(a_at, b_at)
         while ends[b_at] <= min(p + 1, n - 1):
             b_at += 1
-        s.edges[k] = between(np.float64(distinct[a_at]), np.float64(distinct[b_at]), virtual - p)
-    place_ties(distinct, n_distinct, s.edges, rules.mode == MIDRANK, s.low, s.width)
+        edges[k] = between(np.float64(distinct[a_at]), np.float64(distinct[b_at]), virtual - p)
+    place_ties(distinct, n_distinct, edges, rules.mode == MIDRANK, low, width)
+    for d in range(n_small):
+        table[distinct[d]] = low[d] | (width[d] << _32)
     for j in range(n):
-        x = np.int64(count[j])
-        d = slot[x] if x < _SMALL else find(distinct, n_small, n_distinct, x)
-        out[j] = s.low[d] + (((draw[j] & _LOW_HALF) * s.width[d]) >> _32)
+        entry = table[small(count[j])]
+        out[j] = (entry & _LOW_HALF) + (((draw[j] & _LOW_HALF) * (entry >> _32)) >> _32)
+    if n_large > 0:
+        for j in range(n):
+            if count[j] >= _SMALL:
+                d = find(distinct, n_small, n_distinct, np.int64(count[j]))
+                out[j] = low[d] + (((draw[j] & _LOW_HALF) * width[d]) >> _32)
     return True
+
+
+@inlined
+def small(count: Any) -> Any:
+    """Return a count as an index if it is below 256, else 0."""
+    return np.uint64(count) if count < _SMALL else np.uint64(0)
 
 
 @inlined
@@ -222,6 +239,7 @@ def find(distinct: Any, start: Any, stop: Any, x: Any) -> Any:
 @compiled
 def real_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any, out: Any) -> Any:
     """Give fractional values theirs, by sorting; return False if one is not above zero. See `integer_values`."""
+    quantiles, edges, low, width = rules.quantiles, s.edges, s.low, s.width
     for j in range(n):
         if not count[j] > 0:
             return False
@@ -231,15 +249,15 @@ def real_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any, o
         return True
     order = np.argsort(count[:n])
     ordered = count[:n][order]
-    for k in range(rules.quantiles.size):
-        virtual = (n - 1) * rules.quantiles[k]
+    for k in range(quantiles.size):
+        virtual = (n - 1) * quantiles[k]
         p = min(np.int64(np.floor(virtual)), n - 1)
         # The difference is taken in the values' own precision, as numpy does.
-        s.edges[k] = between(ordered[p], ordered[min(p + 1, n - 1)], virtual - p)
-    place_ties(ordered, n, s.edges, rules.mode == MIDRANK, s.low, s.width)
+        edges[k] = between(ordered[p], ordered[min(p + 1, n - 1)], virtual - p)
+    place_ties(ordered, n, edges, rules.mode == MIDRANK, low, width)
     for k in range(n):
         j = order[k]
-        out[j] = s.low[k] + (((draw[j] & _LOW_HALF) * s.width[k]) >> _32)
+        out[j] = low[k] + (((draw[j] & _LOW_HALF) * width[k]) >> _32)
     return True
 
 
@@ -301,20 +319,21 @@ def give_values(source: Any, row: Any, n: Any, rules: Any, s: Any) -> Any:
 @compiled
 def candidates(source: Any, row: Any, key: Any, rules: Any, s: Any) -> Any:
     """Copy the entries of a cell that are in the panel into `s`, with their draws; return how many."""
+    from_token, from_count, rank, token, count, draw = source.token, source.count, rules.rank, s.token, s.count, s.draw
     begin, end = source.indptr[row], source.indptr[row + 1]
     n = np.int64(0)
-    if rules.rank.size > 0 or rules.other_rank == DROPPED:
+    if rank.size > 0 or rules.other_rank == DROPPED:
         for i in range(begin, end):
-            t = source.token[i]
-            s.token[n] = t
-            s.count[n] = source.count[i]
-            n += (rules.rank[t] if t < rules.rank.size else rules.other_rank) != DROPPED
+            t = from_token[i]
+            token[n] = t
+            count[n] = from_count[i]
+            n += (rank[t] if t < rank.size else rules.other_rank) != DROPPED
     else:
         n = end - begin
-        s.token[:n] = source.token[begin:end]
-        s.count[:n] = source.count[begin:end]
+        token[:n] = from_token[begin:end]
+        count[:n] = from_count[begin:end]
     for j in range(n):
-        s.draw[j] = mix(key + np.uint64(s.token[j]) * _GAMMA)
+        draw[j] = mix(key + np.uint64(token[j]) * _GAMMA)
     return n
 
 
@@ -342,60 +361,73 @@ def add_zeros(source: Any, row: Any, key: Any, n: Any, s: Any) -> Any:
 
 
 @compiled
-def sample(n: Any, keep: Any, zeros_last: Any, rules: Any, s: Any) -> None:
+def sample_by_rank(n: Any, keep: Any, zeros_last: Any, rules: Any, s: Any) -> None:
     """Keep some of the n candidates: the smallest draws, of the lowest ranks."""
+    rank, token, value, draw, order = rules.rank, s.token, s.value, s.draw, s.order
+    for j in range(n):
+        t = token[j]
+        r = np.uint64(rank[t] if t < rank.size else rules.other_rank)
+        if zeros_last and order[j] == 0 and r > 0:
+            r = np.uint64(3)
+        order[j] = (r << np.uint64(62)) | (draw[j] >> np.uint64(2))
+    count_buckets(order, n, _RANKED, s.buckets)
+    last = smallest(order, n, keep, _RANKED, s.buckets, s.members)
     k = 0
-    if rules.ranked:
-        for j in range(n):
-            t = s.token[j]
-            r = np.uint64(rules.rank[t] if t < rules.rank.size else rules.other_rank)
-            if zeros_last and s.order[j] == 0 and r > 0:
-                r = np.uint64(3)
-            s.order[j] = (r << np.uint64(62)) | (s.draw[j] >> np.uint64(2))
-        last = smallest(s.order, n, keep, np.uint64(54), s.buckets, s.bucket)
-        for j in range(n):
-            s.token[k], s.value[k], s.draw[k] = s.token[j], s.value[j], s.draw[j]
-            k += s.order[j] <= last
-    else:
-        last = smallest(s.draw, n, keep, np.uint64(56), s.buckets, s.bucket)
-        for j in range(n):
-            x = s.draw[j]
-            s.token[k], s.value[k], s.draw[k] = s.token[j], s.value[j], x
-            k += x <= last
+    for j in range(n):
+        token[k], value[k], draw[k] = token[j], value[j], draw[j]
+        k += order[j] <= last
 
 
 @compiled
-def write(cell: Any, n: Any, key: Any, rules: Any, s: Any, result: Any) -> None:
-    """Write ``<cls>`` and the n tokens in `s`, those to be generated last: again the smallest draws."""
+def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: Any) -> None:
+    """Write ``<cls>`` and `keep` of the n candidates: the smallest draws, and of those the smallest are generated.
+
+    Those to be generated, or masked, are written last.
+    """
+    token, value, draw, out_token, out_value = s.token, s.value, s.draw, s.out_token, s.out_value
     start = result.cu_seqlens[cell]
-    at = start + 1
-    n_gen = np.int64(0)
+    n_gen, n_mask = np.int64(0), np.int64(0)
     if rules.ratios.size > 0:
         pick = (mix(key ^ _RATIO) >> _32) * np.uint64(rules.ratios.size) >> _32
-        n_gen = np.int64(n * rules.ratios[pick])
-    result.n_pcpt[cell] = 1 + n - n_gen
+        n_gen = np.int64(keep * rules.ratios[pick])
+    elif result.masked.size > 0:
+        n_mask = np.int64(keep * rules.mask_ratio)
+    result.n_pcpt[cell] = 1 + keep - n_gen
     result.gene[start] = CLS
     result.value[start] = 0
-    if n_gen > 0:
-        last = smallest(s.draw, n, n_gen, np.uint64(56), s.buckets, s.bucket)
-        p, g = at, at + n - n_gen
+    kept, first = _ALL, np.uint64(0)
+    n_first = n_gen + n_mask
+    if keep < n or n_first > 0:
+        count_buckets(draw, n, _PLAIN, s.buckets)
+    if keep < n:
+        kept = smallest(draw, n, keep, _PLAIN, s.buckets, s.members)
+    if n_first > 0:
+        first = smallest(draw, n, n_first, _PLAIN, s.buckets, s.members)
+    # What is dropped is written too, to a place that the next one takes: a branch would be mispredicted.
+    p, f = np.uint64(0), np.uint64(token.size)
+    if n_first > 0:
         for j in range(n):
-            generate = s.draw[j] <= last
-            to = g if generate else p
-            result.gene[to] = s.token[j]
-            result.value[to] = s.value[j]
-            g += generate
-            p += not generate
+            x = draw[j]
+            to = f if x <= first else p
+            out_token[to] = token[j]
+            out_value[to] = value[j]
+            f += np.uint64(x <= first)
+            p += np.uint64((x > first) & (x <= kept))
     else:
-        result.gene[at : at + n] = s.token[:n]
-        result.value[at : at + n] = s.value[:n]
+        for j in range(n):
+            out_token[p] = token[j]
+            out_value[p] = value[j]
+            p += np.uint64(draw[j] <= kept)
+    middle = start + 1 + keep - n_first
+    stop = start + 1 + keep
+    at = token.size
+    result.gene[start + 1 : middle] = out_token[: keep - n_first]
+    result.value[start + 1 : middle] = out_value[: keep - n_first]
+    result.gene[middle:stop] = out_token[at : at + n_first]
+    result.value[middle:stop] = out_value[at : at + n_first]
     if result.masked.size > 0:
-        result.masked[start : at + n] = False
-        n_mask = np.int64(n * rules.mask_ratio)
-        if n_mask > 0:
-            last = smallest(s.draw, n, n_mask, np.uint64(56), s.buckets, s.bucket)
-            for j in range(n):
-                result.masked[at + j] = s.draw[j] <= last
+        result.masked[start:middle] = False
+        result.masked[middle:stop] = True
 
 
 @compiled
@@ -430,14 +462,16 @@ def tokenise_cells(source: Any, cells: Any, rules: Any, longest: Any, result: An
         np.empty(size, np.int64),
         np.empty(size, np.uint64),
         np.empty(size, np.uint64),
+        np.empty(2 * size, source.token.dtype),
+        np.empty(2 * size, result.value.dtype),
         np.empty(_BUCKETS, np.int32),
         np.empty((4, _SMALL), np.int32),
-        np.empty(_SMALL, np.int32),
+        np.zeros(_SMALL, np.uint64),
+        np.empty(_SMALL, np.float64),
         np.empty(size, np.int64),
         np.empty(size, np.int64),
         np.empty(size, np.uint64),
         np.empty(size, np.uint64),
-        np.empty(size, np.float64),
         np.empty(rules.quantiles.size, np.float64),
         np.zeros(largest + 1, np.int64),
     )
@@ -450,7 +484,8 @@ def tokenise_cells(source: Any, cells: Any, rules: Any, longest: Any, result: An
         if with_zeros:
             n = add_zeros(source, row, key, n, s)
         keep = np.int64(result.cu_seqlens[cell + 1] - result.cu_seqlens[cell] - 1)
-        if keep < n:
-            sample(n, keep, with_zeros and rules.zeros_last, rules, s)
-        write(cell, keep, key, rules, s, result)
+        if keep < n and rules.ranked:
+            sample_by_rank(n, keep, with_zeros and rules.zeros_last, rules, s)
+            n = keep
+        write(cell, n, keep, key, rules, s, result)
     return -1

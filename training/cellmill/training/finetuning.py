@@ -90,7 +90,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
         run=run.path,
         config=config,
         cells=Cells(
-            atlas=config.atlas,
+            atlas=atlas.url,
             snapshot=train.snapshot.version,
             where=config.train_where,
             tokens=start.preprocessing.tokens,
@@ -101,7 +101,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
         ),
         task="annotate",
         model=start.model,
-        init=config.init,
+        init=config.init.absolute() if config.init else None,
     )
     run_job(job, run, f"fine-tune {config.name}")
     held_out = _Labelled.of(read_snapshot(test.snapshot, vocabulary, config.test_where), config.label)

@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     job = Job(
         run=run.path,
         config=config,
-        cells=Cells(config.atlas, selection.snapshot.version, config.where, config.tokens, panel),
+        cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel),
         task="generate",
         model=config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins),
         init=None,
