@@ -42,9 +42,11 @@ def connect(config: ClusterConfig | None = None) -> Literal["joined", "started",
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
+    import ray.data
 
-    # Ray Data tells of every dataset that it starts and ends; progress is Cellmill's own to show.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # Ray Data tells of every dataset that it starts and ends; progress is Cellmill's own to show. Importing it sets the
+    # level of its logger, so that ours comes after.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return "present"
     config = config or ClusterConfig()

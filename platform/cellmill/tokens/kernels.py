@@ -62,20 +62,20 @@ def mark_generative(cu_seqlens: Any, n_pcpt: Any, out: Any) -> None:
     """Mark the generative tokens of each cell."""
     for cell in range(n_pcpt.size):
         middle = cu_seqlens[cell] + n_pcpt[cell]
-        out[cu_seqlens[cell] : middle] = False
-        out[middle : cu_seqlens[cell + 1]] = True
+        for i in range(cu_seqlens[cell], cu_seqlens[cell + 1]):
+            out[i] = i >= middle
 
 
 @compiled
-def count_buckets(draw: Any, n: Any, shift: Any, buckets: Any) -> None:
+def count_buckets(draw: Any, shift: Any, buckets: Any) -> None:
     """Count numbers by the bits above `shift`, which must be below 1,024: int32 [1024]."""
     buckets[: 1 + (np.uint64(0xFFFFFFFFFFFFFFFF) >> shift)] = 0
-    for j in range(n):
+    for j in range(draw.size):
         buckets[draw[j] >> shift] += 1
 
 
 @compiled
-def smallest(draw: Any, n: Any, m: Any, shift: Any, buckets: Any, members: Any) -> Any:
+def smallest(draw: Any, m: Any, shift: Any, buckets: Any, members: Any) -> Any:
     """Return the m-th smallest of n different numbers, 1 <= m <= n, in linear time, after `count_buckets`.
 
     Parameters
@@ -91,7 +91,7 @@ def smallest(draw: Any, n: Any, m: Any, shift: Any, buckets: Any, members: Any) 
         before += buckets[b]
         b += np.uint64(1)
     k = np.uint64(0)
-    for j in range(n):
+    for j in range(draw.size):
         members[k] = draw[j]
         k += np.uint64((draw[j] >> shift) == b)
     for i in range(1, np.int64(k)):
@@ -152,6 +152,7 @@ def integer_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any
     """
     histogram, distinct, ends, table, levels = s.histogram, s.distinct, s.ends, s.table, s.levels
     quantiles, edges, low, width = rules.quantiles, s.edges, s.low, s.width
+    count, draw = count[:n], draw[:n]
     histogram[:] = 0
     # Four histograms, because equal counts in a row would wait for each other. Slot 0 takes what does not fit.
     whole = n - n % 4
@@ -319,19 +320,24 @@ def give_values(source: Any, row: Any, n: Any, rules: Any, s: Any) -> Any:
 @compiled
 def candidates(source: Any, row: Any, key: Any, rules: Any, s: Any) -> Any:
     """Copy the entries of a cell that are in the panel into `s`, with their draws; return how many."""
-    from_token, from_count, rank, token, count, draw = source.token, source.count, rules.rank, s.token, s.count, s.draw
     begin, end = source.indptr[row], source.indptr[row + 1]
-    n = np.int64(0)
+    # Views, because an index that could be negative costs a test for each element.
+    from_token, from_count = source.token[begin:end], source.count[begin:end]
+    rank, token, count, draw = rules.rank, s.token, s.count, s.draw
     if rank.size > 0 or rules.other_rank == DROPPED:
-        for i in range(begin, end):
-            t = from_token[i]
-            token[n] = t
-            count[n] = from_count[i]
-            n += (rank[t] if t < rank.size else rules.other_rank) != DROPPED
+        k = np.uint64(0)
+        for j in range(from_token.size):
+            t = from_token[j]
+            token[k] = t
+            count[k] = from_count[j]
+            k += np.uint64((rank[t] if t < rank.size else rules.other_rank) != DROPPED)
+        n = np.int64(k)
     else:
-        n = end - begin
-        token[:n] = from_token[begin:end]
-        count[:n] = from_count[begin:end]
+        n = np.int64(from_token.size)
+        for j in range(n):
+            token[j] = from_token[j]
+        for j in range(n):
+            count[j] = from_count[j]
     for j in range(n):
         draw[j] = mix(key + np.uint64(token[j]) * _GAMMA)
     return n
@@ -370,8 +376,8 @@ def sample_by_rank(n: Any, keep: Any, zeros_last: Any, rules: Any, s: Any) -> No
         if zeros_last and order[j] == 0 and r > 0:
             r = np.uint64(3)
         order[j] = (r << np.uint64(62)) | (draw[j] >> np.uint64(2))
-    count_buckets(order, n, _RANKED, s.buckets)
-    last = smallest(order, n, keep, _RANKED, s.buckets, s.members)
+    count_buckets(order[:n], _RANKED, s.buckets)
+    last = smallest(order[:n], keep, _RANKED, s.buckets, s.members)
     k = 0
     for j in range(n):
         token[k], value[k], draw[k] = token[j], value[j], draw[j]
@@ -384,8 +390,8 @@ def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: An
 
     Those to be generated, or masked, are written last.
     """
-    token, value, draw, out_token, out_value = s.token, s.value, s.draw, s.out_token, s.out_value
-    start = result.cu_seqlens[cell]
+    start, stop = result.cu_seqlens[cell], result.cu_seqlens[cell + 1]
+    gene, value = result.gene[start:stop], result.value[start:stop]
     n_gen, n_mask = np.int64(0), np.int64(0)
     if rules.ratios.size > 0:
         pick = (mix(key ^ _RATIO) >> _32) * np.uint64(rules.ratios.size) >> _32
@@ -393,41 +399,47 @@ def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: An
     elif result.masked.size > 0:
         n_mask = np.int64(keep * rules.mask_ratio)
     result.n_pcpt[cell] = 1 + keep - n_gen
-    result.gene[start] = CLS
-    result.value[start] = 0
+    gene[0] = CLS
+    value[0] = 0
     kept, first = _ALL, np.uint64(0)
     n_first = n_gen + n_mask
+    draw, from_token, from_value = s.draw[:n], s.token[:n], s.value[:n]
     if keep < n or n_first > 0:
-        count_buckets(draw, n, _PLAIN, s.buckets)
+        count_buckets(draw, _PLAIN, s.buckets)
     if keep < n:
-        kept = smallest(draw, n, keep, _PLAIN, s.buckets, s.members)
+        kept = smallest(draw, keep, _PLAIN, s.buckets, s.members)
     if n_first > 0:
-        first = smallest(draw, n, n_first, _PLAIN, s.buckets, s.members)
+        first = smallest(draw, n_first, _PLAIN, s.buckets, s.members)
     # What is dropped is written too, to a place that the next one takes: a branch would be mispredicted.
-    p, f = np.uint64(0), np.uint64(token.size)
+    out_token, out_value = s.out_token, s.out_value
+    p, f = np.uint64(1), np.uint64(s.token.size + 1)
     if n_first > 0:
         for j in range(n):
             x = draw[j]
             to = f if x <= first else p
-            out_token[to] = token[j]
-            out_value[to] = value[j]
+            out_token[to] = from_token[j]
+            out_value[to] = from_value[j]
             f += np.uint64(x <= first)
             p += np.uint64((x > first) & (x <= kept))
     else:
         for j in range(n):
-            out_token[p] = token[j]
-            out_value[p] = value[j]
+            out_token[p] = from_token[j]
+            out_value[p] = from_value[j]
             p += np.uint64(draw[j] <= kept)
-    middle = start + 1 + keep - n_first
-    stop = start + 1 + keep
-    at = token.size
-    result.gene[start + 1 : middle] = out_token[: keep - n_first]
-    result.value[start + 1 : middle] = out_value[: keep - n_first]
-    result.gene[middle:stop] = out_token[at : at + n_first]
-    result.value[middle:stop] = out_value[at : at + n_first]
+    n_last = np.int64(p)
+    for j in range(1, n_last):
+        gene[j] = out_token[j]
+    for j in range(1, n_last):
+        value[j] = out_value[j]
+    last_token, last_value = s.out_token[s.token.size + 1 :], s.out_value[s.token.size + 1 :]
+    last_gene, last_out = gene[n_last:], value[n_last:]
+    for j in range(n_first):
+        last_gene[j] = last_token[j]
+        last_out[j] = last_value[j]
     if result.masked.size > 0:
-        result.masked[start:middle] = False
-        result.masked[middle:stop] = True
+        masked = result.masked[start:stop]
+        for j in range(masked.size):
+            masked[j] = j >= n_last
 
 
 @compiled

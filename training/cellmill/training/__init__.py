@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from cellmill.training.inference import Annotation, Network, Predictor, annotate, embed
     from cellmill.training.pretraining import PretrainResult, pretrain
 
-# Read when torch is first imported. Threads that wait for others must sleep: where data tasks, workers or other programs
-# share the cores, spinning ones made a step take six to fifteen times as long.
+# Read when torch is first imported. Threads that wait for others must sleep: where data tasks, workers or other
+# programs share the cores, spinning ones made a step take six to fifteen times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOME = {
