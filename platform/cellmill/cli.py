@@ -118,7 +118,7 @@ def tour(version: bool = typer.Option(False, "--version", help="Print the versio
 
     5. cellmill lineage ANSWER           any answer leads back to its source files
 
-    Every command takes --json for machines; a YAML key can be set on the command line with --set key=value.
+    Every command takes --json for machines; those that read a YAML take --set key=value for any key of it.
     """
     if version:
         from importlib.metadata import version as package_version

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from cellmill.config import Config
 from cellmill.errors import ResourceError
 
-DATA_CPUS_MIN = 0.5
-
 
 class ClusterConfig(Config):
     """Which Ray cluster to use.
@@ -91,10 +89,9 @@ def require_cpus(workers: int, cpus_per_worker: float, data_cpus: float) -> None
     total = float(ray.cluster_resources().get("CPU", 0.0))
     needed = workers * cpus_per_worker + data_cpus
     if needed > total + 1e-6:
+        data = f" and {data_cpus:g} CPU for data tasks" if data_cpus else ""
         raise ResourceError(
-            f"{workers} workers x {cpus_per_worker:g} CPU and {data_cpus:g} CPU for data tasks need {needed:g} CPUs; "
-            f"the cluster has {total:g}.",
+            f"{workers} workers x {cpus_per_worker:g} CPU{data} need {needed:g} CPUs; the cluster has {total:g}.",
             where="workers",
-            fix="Lower workers.n or workers.cpus (fractions are fine), or add nodes; data tasks need at least "
-            f"{DATA_CPUS_MIN:g} CPU.",
+            fix="Lower workers.n or workers.cpus (fractions are fine), or add nodes.",
         )

@@ -106,7 +106,8 @@ def _apply(data: dict[str, Any], item: str) -> None:
 
 
 def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
-    first = error.errors()[0]
+    # A misspelt key that is required shows as a missing one too; the one to mend is the one that is written.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path) or "the file as a whole"
     more = error.error_count() - 1

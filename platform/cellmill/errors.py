@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -139,3 +142,22 @@ class RequestError(CellmillError):
     kind = "request"
     exit_code = 12
     http_status = 400
+
+
+@contextmanager
+def located(places: Mapping[str, Path]) -> Iterator[None]:
+    """Name files in the errors that leave the block.
+
+    Parameters
+    ----------
+    places
+        What an error's ``where`` begins with when it speaks of a thing in memory (``AnnData``), and the file that the
+        thing came from.
+    """
+    try:
+        yield
+    except CellmillError as error:
+        for word, path in places.items():
+            if error.where == word or error.where.startswith(f"{word}:"):
+                raise type(error)(error.what, where=f"{path}{error.where[len(word) :]}", fix=error.fix) from error
+        raise

@@ -52,6 +52,7 @@ def test_frozen() -> None:
         ("- a\n- b", "mapping"),
         ("a: [", "not valid YAML"),
         ("inner: {}", "name: Field required"),
+        ("nmae: a", "'nmae' is not a known key.*Did you mean 'name'"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, message: str) -> None:

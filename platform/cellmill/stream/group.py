@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from cellmill.stream.cells import Reading
-from cellmill.stream.reader import read_block
+from cellmill.stream.reader import Buffers, read_block
 from cellmill.tokens import PackedBatch, Tokeniser
+
+_THREAD = threading.local()
+"""Each thread reads into memory of its own; what is tokenised no longer needs it."""
 
 
 @dataclass(frozen=True)
@@ -42,4 +46,7 @@ class GroupWork:
         IntegrityError
             A shard is missing or damaged.
         """
-        return tokeniser.tokenise(read_block(self.reading), seed=self.seed, epoch=self.epoch, cells=self.cells)
+        if not hasattr(_THREAD, "buffers"):
+            _THREAD.buffers = Buffers()
+        block = read_block(self.reading, _THREAD.buffers)
+        return tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=self.cells)

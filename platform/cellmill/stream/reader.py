@@ -76,8 +76,29 @@ class OpenShards:
 _SHARDS = OpenShards()
 
 
-def read_block(reading: Reading) -> CellBlock:
+class Buffers:
+    """Memory that blocks are read into, again and again: new pages cost about as much as what is read into them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Return an array that is valid until the next one of the same name is asked for."""
+        nbytes = size * np.dtype(dtype).itemsize
+        if name not in self._kept or self._kept[name].nbytes < nbytes:
+            self._kept[name] = np.empty(nbytes + nbytes // 8, np.uint8)
+        return self._kept[name][:nbytes].view(dtype)
+
+
+def read_block(reading: Reading, buffers: Buffers | None = None) -> CellBlock:
     """Read rows of shards as one block of cells, in tokens.
+
+    Parameters
+    ----------
+    reading
+        Which rows.
+    buffers
+        Where to; the block is valid until the next is read into them. By default into memory of its own.
 
     Raises
     ------
@@ -93,8 +114,9 @@ def read_block(reading: Reading) -> CellBlock:
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     # The smallest type that holds every token of the vocabulary, the same in each group.
     wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
-    token = np.empty(int(offsets[-1]), dtype=np.uint32 if wide else np.uint16)
-    count = np.empty(int(offsets[-1]), dtype=np.result_type(*(shard.counts.dtype for shard in shards)))
+    memory = buffers or Buffers()
+    token = memory.array("token", int(offsets[-1]), np.uint32 if wide else np.uint16)
+    count = memory.array("count", int(offsets[-1]), np.result_type(*(shard.counts.dtype for shard in shards)))
     for shard, (begin, end), (start, stop) in zip(shards, ranges, pairwise(offsets.tolist()), strict=True):
         _read_tokens(shard, begin, end, token[start:stop])
         _read_counts(shard, begin, end, count[start:stop])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Source(NamedTuple):
     """A block of cells; see `CellBlock`.
@@ -100,3 +102,36 @@ class Scratch(NamedTuple):
     width: Any
     edges: Any
     dense: Any
+
+
+def make_scratch(source: Source, rules: Rules, result: Result, longest: int) -> Scratch:
+    """Return scratch for cells with up to `longest` candidates."""
+    size = longest + 2
+    token, count, value = source.token.dtype, source.count.dtype, result.value.dtype
+    largest = 0
+    if source.measured_set.size:
+        largest = max(int(source.token.max(initial=0)), int(source.measured.max(initial=0)))
+    return Scratch(
+        token=np.empty(size, token),
+        count=np.empty(size, count),
+        value=np.empty(size, value),
+        draw=np.empty(size, np.uint64),
+        sub_count=np.empty(size, count),
+        sub_value=np.empty(size, value),
+        sub_draw=np.empty(size, np.uint64),
+        sub_at=np.empty(size, np.int64),
+        order=np.empty(size, np.uint64),
+        members=np.empty(size, np.uint64),
+        out_token=np.empty(2 * size, token),
+        out_value=np.empty(2 * size, value),
+        buckets=np.empty(1024, np.int32),
+        histogram=np.empty((4, 256), np.int32),
+        table=np.zeros(256, np.uint64),
+        levels=np.empty(256, np.float64),
+        distinct=np.empty(size, np.int64),
+        ends=np.empty(size, np.int64),
+        low=np.empty(size, np.uint64),
+        width=np.empty(size, np.uint64),
+        edges=np.empty(rules.quantiles.size, np.float64),
+        dense=np.zeros(largest + 1, np.int64),
+    )

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from cellmill.atlas.jit import compiled, inlined
-from cellmill.tokens.kernel_types import Scratch
+from cellmill.tokens.counting import DROPPED
 
 BINS, MIDRANK, LOG1P = 0, 1, 2
 CLS = 1
-DROPPED = 255
-"""Rank of a token that is not in the panel. Lower ranks are sampled first, ranks are 0 to 3."""
 
 _SMALL = 256
-_BUCKETS = 1024
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _RATIO = np.uint64(0x5851F42D4C957F2D)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
@@ -44,26 +41,6 @@ def mix(x: Any) -> Any:
 def cell_key(seed: Any, epoch: Any, cell_id: Any) -> Any:
     """Return the key of all chance in a cell."""
     return mix(mix(mix(np.uint64(seed) + _GAMMA) ^ (np.uint64(epoch) * _GAMMA)) ^ np.uint64(cell_id))
-
-
-@compiled
-def count_candidates(token: Any, indptr: Any, cells: Any, rank: Any, other_rank: Any, out: Any) -> None:
-    """Count the entries of each cell that are in the panel."""
-    for i in range(cells.size):
-        n = 0
-        for j in range(indptr[cells[i]], indptr[cells[i] + 1]):
-            t = token[j]
-            n += (rank[t] if t < rank.size else other_rank) != DROPPED
-        out[i] = n
-
-
-@compiled
-def mark_generative(cu_seqlens: Any, n_pcpt: Any, out: Any) -> None:
-    """Mark the generative tokens of each cell."""
-    for cell in range(n_pcpt.size):
-        middle = cu_seqlens[cell] + n_pcpt[cell]
-        for i in range(cu_seqlens[cell], cu_seqlens[cell + 1]):
-            out[i] = i >= middle
 
 
 @compiled
@@ -443,50 +420,17 @@ def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: An
 
 
 @compiled
-def tokenise_cells(source: Any, cells: Any, rules: Any, longest: Any, result: Any) -> Any:
+def tokenise_cells(source: Any, cells: Any, rules: Any, s: Any, result: Any) -> Any:
     """Fill the channels of a packed batch; return the first cell with a count that is not above zero, else -1.
 
     Parameters
     ----------
-    source, rules, result
-        `Source`, `Rules` and `Result`.
+    source, rules, s, result
+        `Source`, `Rules`, `Scratch` and `Result`.
     cells : int64 [n]
         Which of the source's cells, in order.
-    longest
-        Candidates of a cell, at most.
     """
     with_zeros = source.measured_set.size > 0
-    largest = np.int64(0)
-    if with_zeros:
-        for i in range(source.token.size):
-            largest = max(largest, np.int64(source.token[i]))
-        for i in range(source.measured.size):
-            largest = max(largest, np.int64(source.measured[i]))
-    size = longest + 2
-    s = Scratch(
-        np.empty(size, source.token.dtype),
-        np.empty(size, source.count.dtype),
-        np.empty(size, result.value.dtype),
-        np.empty(size, np.uint64),
-        np.empty(size, source.count.dtype),
-        np.empty(size, result.value.dtype),
-        np.empty(size, np.uint64),
-        np.empty(size, np.int64),
-        np.empty(size, np.uint64),
-        np.empty(size, np.uint64),
-        np.empty(2 * size, source.token.dtype),
-        np.empty(2 * size, result.value.dtype),
-        np.empty(_BUCKETS, np.int32),
-        np.empty((4, _SMALL), np.int32),
-        np.zeros(_SMALL, np.uint64),
-        np.empty(_SMALL, np.float64),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-        np.empty(size, np.uint64),
-        np.empty(size, np.uint64),
-        np.empty(rules.quantiles.size, np.float64),
-        np.zeros(largest + 1, np.int64),
-    )
     for cell in range(cells.size):
         row = cells[cell]
         key = cell_key(rules.seed, rules.epoch, source.cell_id[row])

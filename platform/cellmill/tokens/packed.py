@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cellmill.tokens import kernels
+from cellmill.tokens.counting import mark_generative
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +69,7 @@ class PackedBatch:
     def is_gen(self) -> npt.NDArray[np.bool_]:
         """Generative tokens, bool [tokens]: those of a cell after its perceptual ones."""
         marks = np.empty(self.n_tokens, np.bool_)
-        kernels.mark_generative(self.cu_seqlens, self.n_pcpt, marks)
+        mark_generative(self.cu_seqlens, self.n_pcpt, marks)
         return marks
 
     @property

@@ -9,7 +9,8 @@ from cellmill.errors import ConfigError, CountsError
 from cellmill.tokens import kernels
 from cellmill.tokens.block import CellBlock
 from cellmill.tokens.config import TokenConfig
-from cellmill.tokens.kernel_types import Result, Rules, Source
+from cellmill.tokens.counting import DROPPED, count_candidates
+from cellmill.tokens.kernel_types import Result, Rules, Source, make_scratch
 from cellmill.tokens.modalities import Modalities
 from cellmill.tokens.packed import PackedBatch
 
@@ -128,7 +129,7 @@ class Tokeniser:
             integers=block.count.dtype.kind == "u", seed=np.uint64(seed), epoch=np.uint64(epoch)
         )
         longest = int(max(candidates.max(initial=0), np.diff(block.indptr).max(initial=0)))
-        bad = kernels.tokenise_cells(source, chosen, rules, longest, result)
+        bad = kernels.tokenise_cells(source, chosen, rules, make_scratch(source, rules, result, longest), result)
         if bad >= 0:
             raise CountsError(
                 "A stored count is zero, negative or not a number.",
@@ -155,7 +156,7 @@ class Tokeniser:
         if not self._rank.size:
             return np.diff(block.indptr)[chosen]
         found = np.empty(chosen.size, np.int64)
-        kernels.count_candidates(block.token, block.indptr, chosen, self._rank, self._other, found)
+        count_candidates(block.token, block.indptr, chosen, self._rank, self._other, found)
         return found
 
     def _measured(self, block: CellBlock) -> tuple[npt.NDArray[np.generic], I64, npt.NDArray[np.int32]]:
@@ -168,7 +169,7 @@ class Tokeniser:
                 where="tokens.include_zero",
                 fix="Make the block with its `measured` tokens, or set include_zero: none.",
             )
-        kept = [tokens[self._rank_of(tokens) != kernels.DROPPED] for tokens in block.measured]
+        kept = [tokens[self._rank_of(tokens) != DROPPED] for tokens in block.measured]
         starts = np.concatenate([[0], np.cumsum([tokens.size for tokens in kept])]).astype(np.int64)
         return np.concatenate(kept).astype(block.token.dtype), starts, block.measured_set
 
@@ -184,12 +185,12 @@ def _ranks(panel: U32 | None, always: U32 | None, prefer: U32 | None) -> tuple[U
     named = [tokens for tokens in (panel, always, prefer) if tokens is not None]
     if not named:
         return np.zeros(0, np.uint8), _ORDINARY
-    other = _ORDINARY if panel is None else kernels.DROPPED
+    other = _ORDINARY if panel is None else DROPPED
     rank = np.full(1 + max(int(tokens.max(initial=0)) for tokens in named), other, np.uint8)
     if panel is not None:
         rank[panel] = _ORDINARY
     for tokens, value in ((prefer, _PREFERRED), (always, _ALWAYS)):
         if tokens is not None:
             # A gene outside the panel stays outside.
-            rank[tokens[rank[tokens] != kernels.DROPPED]] = value
+            rank[tokens[rank[tokens] != DROPPED]] = value
     return rank, other

@@ -9,6 +9,7 @@ import typer
 
 from cellmill.config import load_config
 from cellmill.console import console, emit
+from cellmill.errors import located
 
 _Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key: --set model.d_model=128")
@@ -100,7 +101,8 @@ def embed(
     from cellmill.training.h5ad import read_cells, write_cells
     from cellmill.training.inference import embed as run_embedding
 
-    result = run_embedding(read_cells(source), model, counts=counts)
+    with located({"AnnData": source, "model": model}):
+        result = run_embedding(read_cells(source), model, counts=counts)
     if umap is not None:
         umap_figure(result, color=color).savefig(umap, dpi=110, bbox_inches="tight")
     write_cells(result, target)
@@ -114,7 +116,8 @@ def annotate(source: _Input, target: _Output, model: _Model, counts: _Counts = "
     from cellmill.training.inference import CONFIDENCE, LABEL
     from cellmill.training.inference import annotate as run_annotation
 
-    result = run_annotation(read_cells(source), model, counts=counts)
+    with located({"AnnData": source, "model": model}):
+        result = run_annotation(read_cells(source), model, counts=counts)
     write_cells(result, target)
     found = result.obs[LABEL].value_counts()
     payload = {
