@@ -37,6 +37,8 @@ def connect(config: ClusterConfig | None = None) -> Literal["joined", "started",
     ResourceError
         No cluster answers at the address.
     """
+    # Threads that wait must sleep: where data tasks and workers share the cores, spinning ones starve the others.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,10 @@ class RayBackend:
         if not n:
             return
         numbers: Any = ray.data.range(n, override_num_blocks=n)
-        rows = numbers.map(_Task(function), num_cpus=1, ray_remote_args_fn=_options)
+        with warnings.catch_warnings():
+            # Ray has no other way yet to bound retries; unbounded, a task that kills its worker runs for ever.
+            warnings.simplefilter("ignore", category=DeprecationWarning)
+            rows = numbers.map(_Task(function), num_cpus=1, ray_remote_args_fn=_options)
         try:
             for row in rows.iter_rows():
                 if row["error"]:
