@@ -15,7 +15,7 @@ import torch
 from cellmill.atlas import Atlas
 from cellmill.models import load_model
 from cellmill.runs import Run
-from cellmill.stream import Stream
+from cellmill.stream import Stream, micro_batch_count
 from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.config import TrainingConfig
@@ -179,7 +179,7 @@ class Job:
 
     def micro_batches(self, cells_per_step: int) -> int:
         """Return the number of forward passes a step that keeps them within the token capacity, equal on all ranks."""
-        return -(-cells_per_step * self.cells.longest // self.config.token_capacity)
+        return micro_batch_count(cells_per_step, self.cells.longest, self.config.token_capacity)
 
     def initial_model(self) -> CellModel:
         """Return the model before the first step, the same on every rank."""

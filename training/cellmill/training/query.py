@@ -110,8 +110,9 @@ def to_query(
 ) -> Query:
     """Bring cells into the tokens of a model.
 
-    The result holds the model's genes only, in the order of their tokens, so that it does not depend on which other
-    genes a file has or how its columns are ordered.
+    The result holds the genes of the model's vocabulary in the order of their tokens, so that it does not depend on
+    the order of columns. Genes outside the panel stay: a cell's counts are normalised by the sum over all of them, as
+    in training.
 
     Parameters
     ----------
@@ -147,19 +148,20 @@ def to_query(
     mapping.report(umis).check(GeneConfig(max_genes_lost=1.0, max_umis_lost=MAX_UMIS_LOST), where="AnnData: var")
 
     tokens = vocabulary.lookup([feature.id for feature in mapping.features])
-    of_model = len(vocabulary.features) if panel is None else len(panel)
-    keep = tokens >= 0 if panel is None else np.isin(tokens, panel)
-    columns = np.flatnonzero(keep)[np.argsort(tokens[keep])]
-    if len(columns) < max(1, MIN_GENES_KNOWN * of_model):
+    known = tokens >= 0
+    seen = known if panel is None else np.isin(tokens, panel)
+    of_model, n_seen = len(vocabulary.features) if panel is None else len(panel), int(seen.sum())
+    if n_seen < max(1, MIN_GENES_KNOWN * of_model):
         raise GeneMappingError(
-            f"The query has {len(columns):,} of the model's {of_model:,} genes; at least "
-            f"{MIN_GENES_KNOWN:.0%} are needed.",
+            f"The query has {n_seen:,} of the model's {of_model:,} genes; at least {MIN_GENES_KNOWN:.0%} are needed.",
             where="AnnData: var",
             fix="Give all measured genes, not a selection of them, or use a model trained on such a panel.",
         )
+    columns = np.flatnonzero(known)[np.argsort(tokens[known])]
     matrix = sparse.csr_matrix(mapping.apply(counts)[:, columns])
     matrix.sort_indices()
-    empty = int((np.diff(matrix.indptr) == 0).sum())
+    inside = np.asarray(matrix[:, seen[columns]].sum(axis=1, dtype=np.float64)).ravel()
+    empty = int((inside == 0).sum())
     if empty:
         raise GeneMappingError(
             f"{empty:,} of {matrix.shape[0]:,} cells have no count in any gene of the model.",
@@ -170,9 +172,9 @@ def to_query(
         counts_from=found,
         organism=organism,
         genes_in=len(names),
-        genes_used=len(columns),
+        genes_used=n_seen,
         genes_of_model=of_model,
-        umis_used=float(matrix.sum(dtype=np.float64) / max(umis.sum(), 1.0)),
+        umis_used=float(inside.sum() / max(umis.sum(), 1.0)),
     )
     return Query(CellBlock.from_csr(matrix, tokens[columns].astype(np.uint32)), report)
 
