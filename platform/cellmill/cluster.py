@@ -47,6 +47,8 @@ def connect(config: ClusterConfig | None = None) -> Literal["joined", "started",
     # Ray Data tells of every dataset that it starts and ends; progress is Cellmill's own to show. Importing it sets the
     # level of its logger, so that ours comes after.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # A local cluster asks for its token by default, and warns that it does.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     if ray.is_initialized():
         return "present"
     config = config or ClusterConfig()
