@@ -33,8 +33,8 @@ def where_the_model_stands(scores: Mapping[str, Mapping[str, float]]) -> str:
     ]
     if LOGISTIC in scores and ours <= scores[LOGISTIC]["accuracy"] + 0.005:
         sentences.append(
-            "With two thousand cells a linear model is hard to beat; the transformer is here to show the line, "
-            "and earns its cost with pretraining on millions of cells."
+            "With two thousand cells a linear model is hard to beat: the transformer is here to show the line, "
+            "which is made for pretraining on millions of cells."
         )
     return " ".join(sentences)
 
