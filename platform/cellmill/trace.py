@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cellmill.console import console, emit
-from cellmill.errors import CellmillError, SourceError
+from cellmill.errors import CellmillError, ModelError, SourceError
 from cellmill.lineage import Lineage, read_lineage
 
 _FIX = "Give a model folder, a run, an atlas (ATLAS or ATLAS@VERSION), an answer (JSON or h5ad) or a model's digest."
@@ -60,12 +60,14 @@ def _atlas(url: str, version: str) -> Lineage:
 
 
 def _by_digest(digest: str, root: Path, *, what: str) -> Lineage:
-    from cellmill.models import find_models
+    from cellmill.models import find_model
 
-    found = [folder for folder in find_models(root) if len(digest) >= 6 and folder.digest.startswith(digest)]
-    if not found:
-        raise SourceError(what, where=f"searched below {root.absolute()}", fix=_FIX + " --root widens the search.")
-    return _model(found[0].path)
+    try:
+        found = find_model(root, digest)
+    except ModelError as error:
+        where = f"searched below {root.absolute()}"
+        raise SourceError(what, where=where, fix=f"{error.what} {_FIX} --root widens the search.") from error
+    return _model(found.path)
 
 
 def _answer(path: Path, root: Path) -> Lineage:

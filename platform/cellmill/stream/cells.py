@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,19 +59,6 @@ class Reading:
     cell_id: U64
     labels: dict[str, npt.NDArray[np.int32]]
     row: I64
-
-
-class CellSource(Protocol):
-    """Cells that a plan can be made over, and a way to find them."""
-
-    @property
-    def counts(self) -> I64:
-        """Cells of each shard, int64 [shards]."""
-        ...
-
-    def reading(self, pieces: Pieces) -> Reading:
-        """Return what must be read for some pieces."""
-        ...
 
 
 class SelectedCells:
