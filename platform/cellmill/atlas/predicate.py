@@ -3,6 +3,9 @@
 ``donor != 'human4' and n_genes >= 500``, ``cell_type in ['alpha', 'beta']``, ``disease is null``,
 ``not (assay = "10x 3' v3" or is_primary_data = false)``, ``contains(disease, 'diabetes')``. As in SQL, a comparison
 with a missing value is not true, whichever way it goes.
+
+Columns of the CELLxGENE schema may hold several values, ``asthma || type 2 diabetes mellitus``:
+``has(disease, 'asthma')`` asks whether a value is one of them.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ _KEYWORDS = {
     "true": "True",
     "false": "False",
 }
+_FUNCTIONS = ("contains", "has")
 _COMPARE: dict[type[ast.cmpop], str] = {
     ast.Eq: "equal",
     ast.NotEq: "not_equal",
@@ -125,7 +129,7 @@ def _to_python(text: str) -> tuple[str, dict[str, str]]:
             if lower in _KEYWORDS:
                 parts.append(_KEYWORDS[lower] or lower)
                 continue
-            column = word if lower != "contains" else None
+            column = word if lower not in _FUNCTIONS else None
         if column:
             name = f"column_{len(names)}"
             names[name] = column
@@ -159,7 +163,7 @@ def _check(node: ast.expr, names: dict[str, str], columns: dict[str, None], text
             if any(not isinstance(item, ast.Name) and not _is_value(item) for item in operands):
                 raise ConfigError("A comparison needs a column and a value.", where=text, fix=_FIX)
         case ast.Call(
-            func=ast.Name(id="contains"), args=[ast.Name() as column, ast.Constant(value=str())], keywords=[]
+            func=ast.Name(id="contains" | "has"), args=[ast.Name() as column, ast.Constant(value=str())], keywords=[]
         ):
             children = [column]
         case ast.Name(id=name) if name in names:
@@ -223,13 +227,20 @@ def _evaluate(node: ast.expr, table: pa.Table) -> Any:
                 result = one if result is None else pc.and_kleene(result, one)
                 left = right
             return result
-        case ast.Call(args=[ast.Name(id=column), ast.Constant(value=part)]):
-            return pc.match_substring(pc.cast(table.column(column), pa.string()), part)
+        case ast.Call(func=ast.Name(id=function), args=[ast.Name(id=column), ast.Constant(value=str(part))]):
+            text = pc.cast(table.column(column), pa.string())
+            return pc.match_substring(text, part) if function == "contains" else _has(text, part)
         case ast.Name(id=column):
             return table.column(column)
         case ast.Constant(value=value):
             return pa.scalar(value, pa.bool_())
     raise TypeError("not a predicate")
+
+
+def _has(text: Any, value: str) -> Any:
+    """Return which texts, values with ``||`` between them, have `value` among them."""
+    holding = [one for one in text.unique().to_pylist() if one and value in map(str.strip, one.split("||"))]
+    return pc.if_else(pc.is_null(text), None, pc.is_in(text, value_set=pa.array(holding, pa.string())))
 
 
 def _boolean(values: Any) -> Any:
