@@ -11,10 +11,10 @@ import pyarrow as pa
 from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
 from cellmill.ingestion.config import QualityConfig
 from cellmill.ingestion.counts import Counts, gather
-from cellmill.ingestion.harmonising import harmonise_rows, row_sums
+from cellmill.ingestion.harmonising import harmonise_rows
 from cellmill.ingestion.obs import kept_columns, obs_table
 from cellmill.ingestion.plan import SourcePlan, shard_of
-from cellmill.ingestion.quality import judge
+from cellmill.ingestion.quality import Measures, judge, measure
 from cellmill.ingestion.sources import Source
 
 
@@ -70,15 +70,14 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     raw = source.rows(plan.place, start, stop)
     counts, umis = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
     del raw
-    n_genes = np.diff(counts.indptr)
-    n_counts = row_sums(counts.indptr, counts.data)
+    measures = measure(counts, plan.feature_kinds)
     hashes = content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys)
-    kept, dropped = judge(n_genes, n_counts, quality)
+    kept, dropped = judge(measures, quality)
     rows = np.flatnonzero(kept)
     shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
     order = np.lexsort((rank, shard))
     rows, shard, rank = rows[order], shard[order], rank[order]
-    cells = _metadata(plan, source, start + rows, n_genes[rows], n_counts[rows], hashes[rows])
+    cells = _metadata(plan, source, start, rows, measures, hashes[rows])
     counts = counts.take(rows)
     bounds = np.searchsorted(shard, np.arange(plan.n_shards + 1))
     blocks = {
@@ -103,21 +102,23 @@ def join(blocks: list[Block]) -> Block:
 def _metadata(
     plan: SourcePlan,
     source: Source,
+    start: int,
     rows: npt.NDArray[np.int64],
-    n_genes: npt.NDArray[np.int64],
-    n_counts: npt.NDArray[np.int64],
+    measures: Measures,
     hashes: npt.NDArray[np.uint64],
 ) -> pa.Table:
+    """Return the metadata of rows of a chunk that begins at `start`."""
     columns = kept_columns(source.obs_columns(), plan.config.obs)
-    obs = source.obs(tuple(columns)).iloc[rows]
+    obs = source.obs(tuple(columns)).iloc[start + rows]
     buffer = pa.py_buffer(hash_bytes(hashes))
     own = {
-        "cell_id": pa.array(cell_ids(plan.sha256, rows)),
+        "cell_id": pa.array(cell_ids(plan.sha256, start + rows)),
         "dataset": pa.array([plan.dataset] * len(rows), pa.string()),
         "barcode": pa.array(obs.index.astype(str).to_numpy(), pa.string()),
-        "source_row": pa.array(rows),
-        "n_genes": pa.array(n_genes.astype(np.int32)),
-        "n_counts": pa.array(n_counts),
+        "source_row": pa.array(start + rows),
+        "n_genes": pa.array(measures.n_genes[rows].astype(np.int32)),
+        "n_counts": pa.array(measures.n_counts[rows]),
+        "mito_share": pa.array(measures.mito_share[rows], from_pandas=True),
         "content_hash": pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer]),
     }
     return pa.table({**own, **obs_table(obs, columns)})

@@ -15,18 +15,23 @@ from cellmill.genes import GeneConfig
 class QualityConfig(Config):
     """Cells outside these limits are left out, and counted by reason.
 
+    Where other modalities were measured beside genes, the limits are on genes alone.
+
     Attributes
     ----------
     min_genes, max_genes
         Expressed genes of a cell, after harmonisation.
     min_counts, max_counts
         UMIs of a cell, after harmonisation.
+    max_mito_share
+        Largest share of a cell's UMIs in mitochondrial genes; cells of data sets that measured none pass.
     """
 
     min_genes: int = Field(default=1, ge=0)
     max_genes: int | None = Field(default=None, ge=1)
     min_counts: int = Field(default=1, ge=0)
     max_counts: int | None = Field(default=None, ge=1)
+    max_mito_share: float | None = Field(default=None, ge=0, le=1)
 
 
 class DuplicateConfig(Config):

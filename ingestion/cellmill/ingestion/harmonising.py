@@ -115,13 +115,3 @@ def _harmonise(
             position = end + 1
         out_indptr[row + 1] = position
     return _FINE
-
-
-@compiled
-def row_sums(indptr: I64, data: npt.NDArray[np.uint32]) -> I64:
-    """Return the sum of each row: int64 [n]."""
-    sums = np.zeros(indptr.size - 1, dtype=np.int64)
-    for row in range(sums.size):
-        for i in range(indptr[row], indptr[row + 1]):
-            sums[row] += np.int64(data[i])
-    return sums

@@ -17,6 +17,7 @@ from cellmill.errors import ConfigError, GeneMappingError
 from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
+from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
 
 RECIPE = 1
@@ -73,6 +74,11 @@ class SourcePlan:
     def feature_keys(self) -> npt.NDArray[np.uint64]:
         """Keys of the features in content hashes."""
         return feature_keys([feature.id for feature in self.mapping.features])
+
+    @cached_property
+    def feature_kinds(self) -> npt.NDArray[np.uint8]:
+        """What cells are judged by, feature by feature."""
+        return feature_kinds(self.mapping.features)
 
     @property
     def shard_digests(self) -> list[str]:

@@ -1,40 +1,129 @@
-"""Which cells are left out, and why."""
+"""What a cell is judged by, and which cells are left out, and why."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas.jit import compiled
+from cellmill.genes import Feature
 from cellmill.ingestion.config import QualityConfig
+from cellmill.ingestion.counts import Counts
+
+I64 = npt.NDArray[np.int64]
+_OTHER, _RNA, _MITOCHONDRIAL = 0, 1, 2
+_MITOCHONDRIAL_PREFIX = "MT-"
+"""Of all genes on chrM, and of no other, in GENCODE human (``MT-``) and mouse (``mt-``)."""
 
 
-def judge(
-    n_genes: npt.NDArray[np.int64], n_counts: npt.NDArray[np.int64], config: QualityConfig
-) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
-    """Return which cells are kept, and how many are not, by the first reason that applies.
+@dataclass(frozen=True)
+class Measures:
+    """What is known of each cell from its counts: arrays of n.
 
     Parameters
     ----------
-    n_genes, n_counts : int64 [n]
-        Expressed genes and UMIs of each cell.
+    n_genes, n_counts : int64
+        Expressed features of all modalities, and the sum of their counts.
+    rna_genes, rna_counts : int64
+        The same over genes alone; over all features where no gene was measured.
+    mito_share : float32
+        Share of the genes' counts in mitochondrial genes; NaN where none was measured, or the cell has no counts.
+    """
+
+    n_genes: I64
+    n_counts: I64
+    rna_genes: I64
+    rna_counts: I64
+    mito_share: npt.NDArray[np.float32]
+
+
+def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
+    """Return of each feature whether it is a gene, and a mitochondrial one: uint8 [n_features]."""
+    kinds = [
+        _OTHER
+        if feature.modality != "rna"
+        else _MITOCHONDRIAL
+        if feature.symbol.upper().startswith(_MITOCHONDRIAL_PREFIX)
+        else _RNA
+        for feature in features
+    ]
+    return np.array(kinds, np.uint8)
+
+
+def measures_mitochondria(kinds: npt.NDArray[np.uint8]) -> bool:
+    """Return whether there are mitochondrial genes among the features."""
+    return bool((kinds == _MITOCHONDRIAL).any())
+
+
+def measure(counts: Counts, kinds: npt.NDArray[np.uint8]) -> Measures:
+    """Return what each cell is judged by.
+
+    Parameters
+    ----------
+    counts
+        Of the cells, over features.
+    kinds : uint8 [n_features]
+        See `feature_kinds`.
+    """
+    sums = np.zeros((4, counts.n_cells), np.int64)
+    _sum(counts.indptr, counts.indices, counts.data, kinds, sums)
+    n_counts, rna_genes, rna_counts, mito = sums
+    n_genes = np.diff(counts.indptr)
+    share = np.full(counts.n_cells, np.nan, np.float32)
+    if measures_mitochondria(kinds):
+        np.divide(mito, rna_counts, out=share, where=rna_counts > 0, casting="unsafe")
+    if not (kinds != _OTHER).any():
+        rna_genes, rna_counts = n_genes, n_counts
+    return Measures(n_genes, n_counts, rna_genes, rna_counts, share)
+
+
+def judge(measures: Measures, config: QualityConfig) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
+    """Return which cells are kept, and how many are not, by the first reason that applies.
+
+    A cell of unknown mitochondrial share passes that limit.
+
+    Parameters
+    ----------
+    measures
+        What is known of the cells.
     config
         The limits.
     """
-    kept = np.ones(len(n_genes), bool)
+    kept = np.ones(len(measures.n_genes), bool)
     dropped: dict[str, int] = {}
     limits: list[tuple[str, Any]] = [
-        ("fewer genes than min_genes", n_genes < config.min_genes),
-        ("fewer UMIs than min_counts", n_counts < config.min_counts),
+        ("fewer genes than min_genes", measures.rna_genes < config.min_genes),
+        ("fewer UMIs than min_counts", measures.rna_counts < config.min_counts),
     ]
     if config.max_genes is not None:
-        limits.append(("more genes than max_genes", n_genes > config.max_genes))
+        limits.append(("more genes than max_genes", measures.rna_genes > config.max_genes))
     if config.max_counts is not None:
-        limits.append(("more UMIs than max_counts", n_counts > config.max_counts))
+        limits.append(("more UMIs than max_counts", measures.rna_counts > config.max_counts))
+    if config.max_mito_share is not None:
+        limits.append(("more mitochondrial UMIs than max_mito_share", measures.mito_share > config.max_mito_share))
     for reason, failing in limits:
         count = int((kept & failing).sum())
         if count:
             dropped[reason] = count
         kept &= ~failing
     return kept, dropped
+
+
+@compiled
+def _sum(
+    indptr: I64, indices: npt.NDArray[Any], data: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], sums: I64
+) -> None:
+    for row in range(indptr.size - 1):
+        for i in range(indptr[row], indptr[row + 1]):
+            count = np.int64(data[i])
+            kind = kinds[indices[i]]
+            sums[0, row] += count
+            if kind != _OTHER:
+                sums[1, row] += 1
+                sums[2, row] += count
+            if kind == _MITOCHONDRIAL:
+                sums[3, row] += count

@@ -24,6 +24,7 @@ FIXED = pa.schema(
         ("source_row", pa.int64()),
         ("n_genes", pa.int32()),
         ("n_counts", pa.int64()),
+        ("mito_share", pa.float32()),
         ("content_hash", pa.binary(16)),
     ]
 )

@@ -1,0 +1,73 @@
+"""What cells are judged by, against sums over a dense matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from cellmill.genes import Feature
+from cellmill.ingestion import QualityConfig
+from cellmill.ingestion.counts import Counts
+from cellmill.ingestion.quality import feature_kinds, judge, measure
+
+GENES = [
+    Feature("ENSG00000198888", "MT-ND1"),
+    Feature("ENSG00000205362", "MT1A"),
+    Feature("ENSG00000141510", "TP53"),
+    Feature("ENSMUSG00000064341", "mt-Nd1"),
+]
+PEAK = Feature("hg38:chr1:0-10", "chr1:0-10", modality="atac")
+
+
+def counts(dense: np.ndarray) -> Counts:
+    matrix = sparse.csr_matrix(dense)
+    return Counts(matrix.indptr.astype(np.int64), matrix.indices, matrix.data.astype(np.uint32), dense.shape[1])
+
+
+def test_measures_are_those_of_a_dense_matrix() -> None:
+    features = [*GENES, PEAK]
+    dense = np.random.default_rng(0).poisson(0.8, (200, len(features)))
+    found = measure(counts(dense), feature_kinds(features))
+    genes = dense[:, :4]
+    np.testing.assert_array_equal(found.n_genes, (dense > 0).sum(1))
+    np.testing.assert_array_equal(found.n_counts, dense.sum(1))
+    np.testing.assert_array_equal(found.rna_genes, (genes > 0).sum(1))
+    np.testing.assert_array_equal(found.rna_counts, genes.sum(1))
+    with np.errstate(invalid="ignore"):
+        share = genes[:, [0, 3]].sum(1) / genes.sum(1)
+    np.testing.assert_allclose(found.mito_share, share, rtol=1e-6)
+    assert np.isnan(share).any()
+
+
+def test_cells_without_genes_are_judged_by_all_features() -> None:
+    found = measure(counts(np.array([[3], [0]])), feature_kinds([PEAK]))
+    assert found.rna_genes.tolist() == [1, 0]
+    assert found.rna_counts.tolist() == [3, 0]
+    assert np.isnan(found.mito_share).all()
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"min_genes": 2}, "fewer genes than min_genes"),
+        ({"max_genes": 3}, "more genes than max_genes"),
+        ({"min_counts": 5}, "fewer UMIs than min_counts"),
+        ({"max_counts": 11}, "more UMIs than max_counts"),
+        ({"max_mito_share": 0.5}, "more mitochondrial UMIs than max_mito_share"),
+    ],
+)
+def test_each_limit_leaves_out_its_cell(limit: dict[str, float], reason: str) -> None:
+    dense = np.array([[0, 3, 3, 0], [0, 9, 0, 0], [3, 3, 3, 3], [5, 0, 2, 2], [0, 3, 1, 0]])
+    outside = {"min_genes": 1, "max_genes": 2, "min_counts": 4, "max_counts": 2, "max_mito_share": 3}
+    kept, dropped = judge(measure(counts(dense), feature_kinds(GENES)), QualityConfig.model_validate(limit))
+    assert dropped == {reason: 1}
+    assert np.flatnonzero(~kept).tolist() == [outside[next(iter(limit))]]
+
+
+def test_the_first_reason_counts() -> None:
+    kept, dropped = judge(
+        measure(counts(np.array([[1, 0, 0, 0]])), feature_kinds(GENES)), QualityConfig(min_genes=2, min_counts=2)
+    )
+    assert not kept.any()
+    assert dropped == {"fewer genes than min_genes": 1}
