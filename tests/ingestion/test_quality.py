@@ -17,6 +17,7 @@ GENES = [
     Feature("ENSG00000141510", "TP53"),
     Feature("ENSMUSG00000064341", "mt-Nd1"),
 ]
+ALL = np.ones(5, bool)
 PEAK = Feature("hg38:chr1:0-10", "chr1:0-10", modality="atac")
 
 
@@ -60,14 +61,13 @@ def test_cells_without_genes_are_judged_by_all_features() -> None:
 def test_each_limit_leaves_out_its_cell(limit: dict[str, float], reason: str) -> None:
     dense = np.array([[0, 3, 3, 0], [0, 9, 0, 0], [3, 3, 3, 3], [5, 0, 2, 2], [0, 3, 1, 0]])
     outside = {"min_genes": 1, "max_genes": 2, "min_counts": 4, "max_counts": 2, "max_mito_share": 3}
-    kept, dropped = judge(measure(counts(dense), feature_kinds(GENES)), QualityConfig.model_validate(limit))
+    kept, dropped = judge(measure(counts(dense), feature_kinds(GENES)), QualityConfig.model_validate(limit), ALL[:5])
     assert dropped == {reason: 1}
     assert np.flatnonzero(~kept).tolist() == [outside[next(iter(limit))]]
 
 
 def test_the_first_reason_counts() -> None:
-    kept, dropped = judge(
-        measure(counts(np.array([[1, 0, 0, 0]])), feature_kinds(GENES)), QualityConfig(min_genes=2, min_counts=2)
-    )
+    found = measure(counts(np.array([[1, 0, 0, 0]])), feature_kinds(GENES))
+    kept, dropped = judge(found, QualityConfig(min_genes=2, min_counts=2), ALL[:1])
     assert not kept.any()
     assert dropped == {"fewer genes than min_genes": 1}

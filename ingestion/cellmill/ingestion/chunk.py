@@ -11,6 +11,7 @@ import pyarrow as pa
 from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
 from cellmill.ingestion.config import QualityConfig
 from cellmill.ingestion.counts import Counts, gather
+from cellmill.ingestion.filtering import parse_where, wanted
 from cellmill.ingestion.harmonising import harmonise_rows
 from cellmill.ingestion.obs import kept_columns, obs_table
 from cellmill.ingestion.plan import SourcePlan, shard_of
@@ -72,7 +73,8 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     del raw
     measures = measure(counts, plan.feature_kinds)
     hashes = content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys)
-    kept, dropped = judge(measures, quality)
+    inside = wanted(source, parse_where(plan.config.where, source), start, stop)
+    kept, dropped = judge(measures, quality, inside)
     rows = np.flatnonzero(kept)
     shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
     order = np.lexsort((rank, shard))

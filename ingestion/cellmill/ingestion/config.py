@@ -71,6 +71,9 @@ class SourceConfig(Config):
     obs
         Columns of ``obs`` to keep, and their names in the atlas (``old: new``); columns of the CELLxGENE schema are
         kept without being named.
+    where
+        Predicate over the file's own columns of obs, see `cellmill.atlas.predicate`; other cells are left out, and
+        counted. For instance ``is_primary_data``.
     licence
         Licence of the data, recorded with every shard.
     """
@@ -82,6 +85,7 @@ class SourceConfig(Config):
     genes: str = "index"
     symbols: str | None = None
     obs: dict[str, str] = Field(default_factory=dict)
+    where: str | None = None
     licence: str = "unknown"
 
 

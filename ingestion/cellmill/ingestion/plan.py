@@ -16,6 +16,7 @@ from cellmill.atlas.content import feature_keys
 from cellmill.errors import ConfigError, GeneMappingError
 from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.filtering import parse_where
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
@@ -116,6 +117,7 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
             + (", ".join(map(str, var.columns)) or "none")
             + ".",
         )
+    parse_where(config.where, source)
     columns = source.obs_columns()
     if missing := [name for name in config.obs if name not in columns]:
         near = difflib.get_close_matches(missing[0], columns, n=1)

@@ -81,7 +81,9 @@ def measure(counts: Counts, kinds: npt.NDArray[np.uint8]) -> Measures:
     return Measures(n_genes, n_counts, rna_genes, rna_counts, share)
 
 
-def judge(measures: Measures, config: QualityConfig) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
+def judge(
+    measures: Measures, config: QualityConfig, wanted: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.bool_], dict[str, int]]:
     """Return which cells are kept, and how many are not, by the first reason that applies.
 
     A cell of unknown mitochondrial share passes that limit.
@@ -92,10 +94,13 @@ def judge(measures: Measures, config: QualityConfig) -> tuple[npt.NDArray[np.boo
         What is known of the cells.
     config
         The limits.
+    wanted : bool [n]
+        Cells that fulfil the source's predicate.
     """
     kept = np.ones(len(measures.n_genes), bool)
     dropped: dict[str, int] = {}
     limits: list[tuple[str, Any]] = [
+        ("outside of `where`", ~wanted),
         ("fewer genes than min_genes", measures.rna_genes < config.min_genes),
         ("fewer UMIs than min_counts", measures.rna_counts < config.min_counts),
     ]
