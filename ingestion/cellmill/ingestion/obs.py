@@ -19,7 +19,12 @@ CELLXGENE_COLUMNS = (
     "disease",
     "disease_ontology_term_id",
     "donor_id",
+    "ethnicity",
+    "ethnicity_ontology_term_id",
+    "genetic_perturbation_id",
+    "genetic_perturbation_strategy",
     "is_primary_data",
+    "observation_joinid",
     "self_reported_ethnicity",
     "self_reported_ethnicity_ontology_term_id",
     "sex",
@@ -29,7 +34,7 @@ CELLXGENE_COLUMNS = (
     "tissue_ontology_term_id",
     "tissue_type",
 )
-"""Columns of the CELLxGENE schema; they are kept under their own names."""
+"""Columns of the CELLxGENE schema, from version 1 to 7; they are kept under their own names."""
 
 
 def kept_columns(present: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
