@@ -24,6 +24,7 @@ def ingest(
     Ingesting the same file again changes nothing; a run that was cut off goes on where it stopped.
     """
     from cellmill.ingestion import pipeline
+    from cellmill.ingestion.result import REPORT
 
     loaded = load_config(IngestConfig, config, settings or [])
     if dry_run:
@@ -52,7 +53,7 @@ def ingest(
         for name in result.unchanged:
             console.print(f"{name}: already in the atlas, unchanged")
         console.print(f"Snapshot {result.snapshot} of {result.atlas}" + ("" if result.changed else " (no change)"))
-        console.print(f"Report: {result.run}", soft_wrap=True)
+        console.print(f"Report: {result.run / REPORT if result.reports else result.run}", soft_wrap=True)
 
     emit(result.model_dump(mode="json"), as_json, render)
 

@@ -12,7 +12,11 @@ from cellmill.config import Config
 from cellmill.ingestion.config import IngestConfig
 from cellmill.ingestion.dataset_report import DatasetReport, labels
 from cellmill.ingestion.plots import cell_figure, gene_figure
+from cellmill.ingestion.report_page import write_report
 from cellmill.runs import Run
+
+REPORT = "report.html"
+"""The page for people in a run's directory; ``summary.json`` beside it is for machines."""
 
 
 class IngestResult(Config):
@@ -41,7 +45,7 @@ class IngestResult(Config):
 
 
 def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[DatasetReport]) -> Path:
-    """Write the run's directory: resolved configuration, summary, plots and lineage."""
+    """Write the run's directory: resolved configuration, summary, plots, report and lineage."""
     run = Run.create(config.output or _own_directory(config), "ingest", config)
     named = dict(zip(labels(list(reports)), reports, strict=True))
     summary = {
@@ -55,6 +59,8 @@ def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[Datase
     if reports:
         run.figure("genes_and_umis", gene_figure(reports))
         run.figure("cells", cell_figure(reports))
+        where = f"snapshot {snapshot.version} of {snapshot.atlas.url}"
+        write_report(run.path / REPORT, where, reports, run.path / "plots")
     run.lineage(snapshot.lineage())
     return run.path
 
