@@ -107,8 +107,8 @@ def opaque(file: h5py.File) -> None:
 
 CASES: list[tuple[Callable[[Path], None], type[CellmillError], str, str]] = [
     (missing, SourceError, "does not exist", ""),
-    (not_hdf5, SourceError, "not HDF5", "write_h5ad"),
-    (no_anndata, SourceError, "no obs", "write_h5ad"),
+    (not_hdf5, SourceError, "it is text", "h5ad"),
+    (no_anndata, SourceError, "holds X", "h5ad"),
     (truncated, SourceError, "cut short", ""),
     (changed(np.log1p), CountsError, "log", "counts"),
     (changed(lambda x: x / x.sum(axis=1, keepdims=True) * 1e4), CountsError, "normalised", "counts"),

@@ -11,11 +11,16 @@ from scipy import sparse
 from cellmill.atlas import read
 from cellmill.errors import SourceError
 from cellmill.ingestion import ingest
+from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.opening import close_source, open_source
 from cellmill.ingestion.pipeline import plan
-from cellmill.ingestion.sources import AnnDataSource, matrix
-from cellmill.ingestion.sources.h5ad import open_h5ad
+from cellmill.ingestion.sources import AnnDataSource, Place, Source, matrix, registry
 from tests.ingestion.cells import config, counts, expected, make_adata, write
+
+
+def open_h5ad(path: Path, name: str) -> Source:
+    return registry.open_source(Place(path), name, SourceConfig(path=str(path)))
+
 
 KINDS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}
 
@@ -120,7 +125,7 @@ REFUSED = [
     ("formats/anndata_archives/v0.11.4/adata.h5ad", "no matrix"),
     ("formats/messy/10x_pbmc68k_reduced.h5ad", "log-transformed"),
     ("formats/messy/nan.h5ad", "NaN"),
-    ("formats/messy/worm_neuron_4186c_13488g_no_gene_names.h5", "no obs"),
+    ("formats/messy/worm_neuron_4186c_13488g_no_gene_names.h5", "HDF5, but holds X, Y"),
     ("formats/soma/368790_x-empty.h5ad", "No cell passes"),
     ("formats/soma/1a47f8_pbmc-small-x-csc.h5ad", "scaled"),
     ("formats/cellxgene_schema/example_invalid_raw.h5ad", "such as 1.5"),

@@ -56,7 +56,10 @@ class SourceConfig(Config):
     Attributes
     ----------
     path
-        The file, or a pattern of files (``data/*.h5ad``) that together are the data set.
+        The file or folder, or a pattern (``data/*.h5ad``) of those that together are the data set: a path, or the URL
+        of an object store (``s3://``, ``gs://``, ``az://``) or of a web server (``https://``).
+    format
+        The format, by the name of its plug-in; ``auto`` looks into the file.
     dataset
         Its name in the atlas; the file's name by default.
     organism
@@ -65,12 +68,18 @@ class SourceConfig(Config):
         Where the raw counts are: ``X``, ``raw.X``, ``layers/NAME``, or ``auto``, which takes the first that
         holds counts of a layer named so (``counts``, ``raw_counts``, ...), ``raw.X`` and ``X``, and says which.
     genes
-        The column of ``var`` with gene names; ``index`` takes the index.
+        The column of ``var`` with gene names; ``index`` takes the index, ``auto`` what holds the ids in this format.
     symbols
         A second column of ``var``, asked where the first does not lead to a gene.
+    modality
+        What the features are, where neither the format nor ``var`` says so.
+    genome
+        The genome to read, of a file that holds several.
+    assembly
+        The assembly that peaks are given in.
     obs
-        Columns of ``obs`` to keep, and their names in the atlas (``old: new``); columns of the CELLxGENE schema are
-        kept without being named.
+        Columns of ``obs`` to keep, and their names in the atlas (``old: new``), or ``all``; columns of the CELLxGENE
+        schema are kept without being named.
     where
         Predicate over the file's own columns of obs, see `cellmill.atlas.predicate`; other cells are left out, and
         counted. For instance ``is_primary_data``.
@@ -79,12 +88,16 @@ class SourceConfig(Config):
     """
 
     path: str
+    format: str = "auto"
     dataset: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     organism: Literal["auto", "human", "mouse"] = "auto"
     counts: str = "auto"
-    genes: str = "index"
+    genes: str = "auto"
     symbols: str | None = None
-    obs: dict[str, str] = Field(default_factory=dict)
+    modality: Literal["auto", "rna", "atac", "protein"] = "auto"
+    genome: str | None = None
+    assembly: str | None = None
+    obs: dict[str, str] | Literal["all"] = Field(default_factory=dict)
     where: str | None = None
     licence: str = "unknown"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -37,7 +38,12 @@ CELLXGENE_COLUMNS = (
 """Columns of the CELLxGENE schema, from version 1 to 7; they are kept under their own names."""
 
 
-def kept_columns(present: Sequence[str], renamed: Mapping[str, str]) -> dict[str, str]:
+def renamed_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["all"]) -> dict[str, str]:
+    """Return the columns that were asked for, and their names in the atlas."""
+    return {name: name for name in present} if wanted == "all" else dict(wanted)
+
+
+def kept_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["all"]) -> dict[str, str]:
     """Return the columns to keep, and their names in the atlas.
 
     Columns of the CELLxGENE schema are kept unless another column takes their name; a column that would shadow one
@@ -47,9 +53,10 @@ def kept_columns(present: Sequence[str], renamed: Mapping[str, str]) -> dict[str
     ----------
     present
         Columns of the source.
-    renamed
+    wanted
         Columns that were asked for: name in the source, name in the atlas.
     """
+    renamed = renamed_columns(present, wanted)
     taken = {*renamed, *renamed.values()}
     schema = {name: name for name in CELLXGENE_COLUMNS if name in present and name not in taken}
     own = {*FIXED.names, *VIRTUAL}

@@ -6,12 +6,11 @@ import threading
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.plan import SourcePlan
-from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.h5ad import open_h5ad
+from cellmill.ingestion.sources import Place, Source, registry
 
 
 class _Open(threading.local):
-    """The source that this thread has open, by path and stamp; one at most."""
+    """The source that this thread has open, by location and stamp; one at most."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
@@ -21,18 +20,18 @@ _here = _Open()
 
 
 def open_source(plan: SourcePlan) -> Source:
-    """Return a plan's file, opened.
+    """Return a plan's file or folder, opened.
 
     Raises
     ------
     SourceError
         It cannot be opened, or has changed since it was planned.
     """
-    assert plan.path is not None
-    key = f"{plan.path} {plan.stamp}"
+    assert plan.location is not None
+    key = f"{plan.location} {plan.stamp}"
     if key not in _here.sources:
         close_source()
-        source = open_h5ad(plan.path, plan.dataset)
+        source = registry.formats()[plan.format].open(Place(plan.location), plan.dataset, plan.config)
         if source.stamp != plan.stamp:
             source.close()
             raise SourceError(

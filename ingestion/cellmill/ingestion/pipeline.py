@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,8 +18,8 @@ from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.opening import close_source
 from cellmill.ingestion.plan import SourcePlan, plan_source
 from cellmill.ingestion.result import IngestResult, write_run
-from cellmill.ingestion.sources import AnnDataSource, Source
-from cellmill.ingestion.sources.h5ad import open_h5ad
+from cellmill.ingestion.sources import AnnDataSource, Place, Source, registry
+from cellmill.ingestion.sources.finding import find_places
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
 
@@ -63,11 +62,10 @@ def ingest(
     if isinstance(config, ad.AnnData):
         if atlas is None:
             raise ConfigError("An AnnData needs to know where it goes.", where="atlas", fix="Give `atlas=`.")
-        columns = {str(name): str(name) for name in config.obs.columns}
-        source = SourceConfig(path=f"memory:{dataset}", dataset=dataset, licence=licence, obs=columns)
+        source = SourceConfig(path=f"memory:{dataset}", dataset=dataset, licence=licence, obs="all")
         settings = IngestConfig(atlas=str(atlas), sources=(source,), backend="local")
         memory = AnnDataSource(config, dataset)
-        return _ingest(settings, [plan_source(memory, None, source, settings)], LocalBackend(), memory)
+        return _ingest(settings, [plan_source(memory, None, "memory", source, settings)], LocalBackend(), memory)
     update = {"atlas": str(atlas) if atlas else config.atlas, "backend": backend or config.backend}
     settings = config.model_copy(update=update)
     return _ingest(settings, plan(settings), _backend(settings))
@@ -76,31 +74,27 @@ def ingest(
 def plan(config: IngestConfig) -> list[SourcePlan]:
     """Return what an ingestion would read, without writing anything (``--dry-run``)."""
     plans = []
-    for path, name, own in expand(config):
-        source = open_h5ad(path, name)
+    for place, name, own in expand(config):
+        found = registry.resolve(place, own)
+        source = found.open(place, name, own)
         try:
-            plans.append(plan_source(source, path, own, config))
+            plans.append(plan_source(source, place.location, found.name, own, config))
         finally:
             source.close()
     return plans
 
 
-def expand(config: IngestConfig) -> Iterator[tuple[Path, str, SourceConfig]]:
-    """Yield each file of a configuration, with the name of its data set.
+def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
+    """Yield each file or folder of a configuration, with the name of its data set.
 
     Raises
     ------
     SourceError
-        A pattern finds no file.
+        A pattern finds nothing.
     """
     for source in config.sources:
-        # Tasks run in processes with working directories of their own.
-        pattern = str(Path(source.path).expanduser().absolute())
-        paths = sorted(map(Path, glob.glob(pattern))) if glob.has_magic(pattern) else [Path(pattern)]
-        if not paths:
-            raise SourceError("No file has such a name.", where=source.path, fix="Check the pattern.")
-        for path in paths:
-            yield path, source.dataset or _name(path), source
+        for place in find_places(source.path):
+            yield place, source.dataset or _name(place), source
 
 
 def _ingest(
@@ -228,6 +222,6 @@ def _backend(config: IngestConfig) -> Backend:
     return RayBackend(config.cluster)
 
 
-def _name(path: Path) -> str:
-    letters = (letter if letter.isalnum() or letter in "._-" else "_" for letter in path.stem)
+def _name(place: Place) -> str:
+    letters = (letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(place.name).stem)
     return "".join(letters).lstrip("._-") or "data"

@@ -7,19 +7,21 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from cellmill.atlas.content import feature_keys
 from cellmill.errors import ConfigError, GeneMappingError
 from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.filtering import parse_where
+from cellmill.ingestion.obs import renamed_columns
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
+from cellmill.ingestion.sources.base import INDEX
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
@@ -33,8 +35,10 @@ class SourcePlan:
 
     Attributes
     ----------
-    path
-        The file, or None for an AnnData in memory.
+    location
+        Path or URL by which it is opened again, or None for an AnnData in memory.
+    format
+        Name of the format that opens it.
     dataset, url, sha256
         Name and identity.
     stamp
@@ -53,7 +57,8 @@ class SourcePlan:
         Identity of the result: of the input, of what the configuration says about it, and of the recipe.
     """
 
-    path: Path | None
+    location: str | None
+    format: str
     config: SourceConfig
     dataset: str
     url: str
@@ -92,7 +97,9 @@ class SourcePlan:
         return np.uint64(int(self.sha256[16:32], 16))
 
 
-def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest: IngestConfig) -> SourcePlan:
+def plan_source(
+    source: Source, location: str | None, format: str, config: SourceConfig, ingest: IngestConfig
+) -> SourcePlan:
     """Look at a source's metadata and decide what will be done with it.
 
     Raises
@@ -106,8 +113,10 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
     """
     place = find_counts(source, config.counts)
     var = source.var(place)
-    names = _column(var, config.genes, source.url, "genes")
-    symbols = _column(var, config.symbols, source.url, "symbols") if config.symbols else None
+    ids, second = source.default_names(place) if config.genes == "auto" else (config.genes, None)
+    names = _column(var, ids, source.url, "genes")
+    second = config.symbols or second
+    symbols = _column(var, second, source.url, "symbols") if second else None
     organism = config.organism if config.organism != "auto" else detect_organism(names)
     if organism is None:
         raise GeneMappingError(
@@ -119,20 +128,22 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
         )
     parse_where(config.where, source)
     columns = source.obs_columns()
-    if missing := [name for name in config.obs if name not in columns]:
+    wanted = renamed_columns(columns, config.obs)
+    if missing := [name for name in wanted if name not in columns]:
         near = difflib.get_close_matches(missing[0], columns, n=1)
         raise ConfigError(
             f"The data set has no obs column {missing[0]!r}.",
             where=source.url,
             fix=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(columns) or 'none'}.",
         )
-    if len(set(config.obs.values())) < len(config.obs):
+    if len(set(wanted.values())) < len(wanted):
         raise ConfigError("Two obs columns would have one name.", where=source.url, fix="Give each its own.")
     n_cells = source.n_cells
     per_chunk = _rows_per_chunk(n_cells, source.entries(place), ingest.chunk_mb)
     identity = {
         "input": source.sha256,
-        "source": config.model_dump(mode="json", exclude={"path"}, exclude_defaults=True),
+        "source": config.model_dump(mode="json", exclude={"path", "format"}, exclude_defaults=True),
+        "format": format,
         "dataset": source.name,
         "genes": ingest.genes.model_dump(
             mode="json", exclude={"max_genes_lost", "max_umis_lost"}, exclude_defaults=True
@@ -142,7 +153,8 @@ def plan_source(source: Source, path: Path | None, config: SourceConfig, ingest:
         "recipe": RECIPE,
     }
     return SourcePlan(
-        path=path,
+        location=location,
+        format=format,
         config=config,
         dataset=source.name,
         url=source.url,
@@ -163,11 +175,8 @@ def _rows_per_chunk(n_cells: int, entries: int, megabytes: int) -> int:
     return max(1, int(megabytes * 1e6 / per_cell))
 
 
-def _column(var: object, name: str | None, url: str, key: str) -> list[str]:
-    import pandas as pd
-
-    assert isinstance(var, pd.DataFrame)
-    if name == "index" or name is None:
+def _column(var: pd.DataFrame, name: str, url: str, key: str) -> list[str]:
+    if name == INDEX:
         return [str(value) for value in var.index]
     if name not in var.columns:
         raise ConfigError(

@@ -11,18 +11,21 @@ from scipy import sparse
 NAMED_COUNTS = frozenset({"counts", "count", "raw_counts", "rawcounts", "raw_count", "raw", "umi", "umis"})
 """Names of layers that say that counts are in them."""
 
+INDEX = "index"
+"""Stands for the index of a table where the name of a column is asked for."""
+
 
 class Source(Protocol):
-    """Cells in a file or in memory.
+    """Cells in a file, a folder or in memory.
 
     Attributes
     ----------
     name
-        Name for messages.
+        Name of the data set.
     url
-        Where it is, as recorded in the lineage.
+        Where it is, as recorded in the lineage and named in messages.
     stamp
-        Size and time of change of the file, empty for what is in memory.
+        Changes when the file does; empty for what is in memory.
     """
 
     name: str
@@ -52,7 +55,18 @@ class Source(Protocol):
         ...
 
     def var(self, place: str) -> pd.DataFrame:
-        """Return the features' table that belongs to the matrix at `place`."""
+        """Return the features' table that belongs to the matrix at `place`.
+
+        The column ``modality`` is reserved: ``rna``, ``atac`` or ``protein`` where the format knows what a feature is,
+        any other text for what is of none of these.
+        """
+        ...
+
+    def default_names(self, place: str) -> tuple[str, str | None]:
+        """Return the columns of `var` that hold ids and symbols unless the configuration says otherwise.
+
+        ``index`` stands for the index; the second is None where there is but one.
+        """
         ...
 
     def obs_columns(self) -> list[str]:
@@ -64,5 +78,5 @@ class Source(Protocol):
         ...
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``[start, stop)`` of the matrix at `place`."""
+        """Read rows ``[start, stop)`` of the matrix at `place`: the values as stored, of any numeric dtype."""
         ...

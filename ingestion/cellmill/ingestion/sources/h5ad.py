@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -14,11 +12,14 @@ import pandas as pd
 from anndata.io import read_elem
 
 from cellmill.errors import SourceError
-from cellmill.ingestion.sources.base import NAMED_COUNTS
+from cellmill.ingestion.config import SourceConfig
+from cellmill.ingestion.sources.base import NAMED_COUNTS, Source
+from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.matrix import H5Matrix
 from cellmill.ingestion.sources.memory import AnnDataSource
-
-_BLOCK = 1 << 24
+from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.names import names_in
+from cellmill.ingestion.sources.place import Place
 
 
 class H5adSource:
@@ -26,7 +27,7 @@ class H5adSource:
 
     Parameters
     ----------
-    path
+    place
         The file.
     name
         Name of the data set.
@@ -37,13 +38,14 @@ class H5adSource:
         The file is missing, is not HDF5, or is HDF5 but no AnnData.
     """
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, place: Place, name: str) -> None:
         self.name = name
-        self.path = path
-        self.url = str(path.absolute())
-        self._file = _open(path)
-        self.stamp = stamp(path)
+        self.url = place.url
+        self._place = place
+        self._file = _open(place)
+        self.stamp = place.stamp
         self._obs: dict[str, Any] = {}
+        self._var: dict[str, pd.DataFrame] = {}
         self._matrices: dict[str, H5Matrix] = {}
         if self.n_cells == 0:
             raise SourceError("There are no cells.", where=self.url)
@@ -51,7 +53,7 @@ class H5adSource:
     @cached_property
     def sha256(self) -> str:
         """Digest of the file's bytes; all of them are read."""
-        return _sha256(self.path)
+        return self._place.sha256
 
     def close(self) -> None:
         """Close the file."""
@@ -75,8 +77,13 @@ class H5adSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
-        table: pd.DataFrame = self._read("raw/var" if place == "raw.X" else "var")
-        return table
+        if place not in self._var:
+            self._var[place] = with_modality(self._read("raw/var" if place == "raw.X" else "var"))
+        return self._var[place]
+
+    def default_names(self, place: str) -> tuple[str, str | None]:
+        """Return the columns of `var` with ids and symbols."""
+        return names_in(self.var(place))
 
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of the cells' table."""
@@ -127,60 +134,49 @@ class H5adSource:
         return self._matrices[place]
 
 
-def stamp(path: Path) -> str:
-    """Return size and time of change of a file: if they are as before, so is the file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ""
-    return f"{found.st_size}-{found.st_mtime_ns}"
+class H5ad:
+    """AnnData in an HDF5 file; a file older than AnnData 0.7 is read into memory, since only anndata knows it."""
+
+    name = "h5ad"
+
+    def recognises(self, place: Place) -> bool:
+        """Return whether it is HDF5 with tables of cells and features."""
+        return {"obs", "var"} <= hdf5_names(place)
+
+    def open(self, place: Place, name: str, config: SourceConfig) -> Source:
+        """Open it.
+
+        Raises
+        ------
+        SourceError
+            See `H5adSource`.
+        """
+        with _open(place) as file:
+            modern = all("encoding-type" in file[key].attrs for key in ("obs", "var"))
+            if not modern:
+                for key in ("X", "raw.X", "raw/X"):
+                    if key in file:
+                        H5Matrix(file[key], f"{place.url}: {key}")
+        if modern:
+            return H5adSource(place, name)
+        try:
+            adata = ad.read_h5ad(place.local_path())
+        except (OSError, ValueError, KeyError, TypeError, ad._io.utils.AnnDataReadError) as error:
+            raise SourceError(f"The file cannot be read as h5ad: {error}", where=place.url) from error
+        return AnnDataSource(adata, name, url=place.url, sha256=place.sha256, stamp=place.stamp)
 
 
-def open_h5ad(path: Path, name: str) -> H5adSource | AnnDataSource:
-    """Open an h5ad; a file older than AnnData 0.7 is read into memory, since only anndata knows its encodings.
-
-    Raises
-    ------
-    SourceError
-        See `H5adSource`.
-    """
-    with _open(path) as file:
-        modern = all("encoding-type" in file[key].attrs for key in ("obs", "var"))
-        if not modern:
-            for place in ("X", "raw.X", "raw/X"):
-                if place in file:
-                    H5Matrix(file[place], f"{path}: {place}")
-    if modern:
-        return H5adSource(path, name)
-    try:
-        adata = ad.read_h5ad(path)
-    except (OSError, ValueError, KeyError, TypeError, ad._io.utils.AnnDataReadError) as error:
-        raise SourceError(f"The file cannot be read as h5ad: {error}", where=str(path)) from error
-    return AnnDataSource(adata, name, url=str(path.absolute()), sha256=_sha256(path), stamp=stamp(path))
+FORMAT = H5ad()
 
 
-def _open(path: Path) -> h5py.File:
-    fix = "Give an AnnData file as written by `adata.write_h5ad`."
-    if not path.is_file():
-        raise SourceError("The file does not exist.", where=str(path), fix="Check the path.")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        text = str(error)
-        what = "is cut short" if "truncated" in text else "is not HDF5"
-        raise SourceError(f"The file {what}, so it is no h5ad.", where=str(path), fix=fix) from error
+def _open(place: Place) -> h5py.File:
+    file = open_hdf5(place)
     missing = [key for key in ("obs", "var") if key not in file]
     if missing:
         file.close()
         raise SourceError(
-            f"The file is HDF5 but no h5ad: it has no {' and no '.join(missing)}.", where=str(path), fix=fix
+            f"The file is HDF5 but no h5ad: it has no {' and no '.join(missing)}.",
+            where=place.url,
+            fix="Give an AnnData file as written by `adata.write_h5ad`.",
         )
     return file
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

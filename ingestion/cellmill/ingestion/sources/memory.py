@@ -15,6 +15,8 @@ from scipy import sparse
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.base import NAMED_COUNTS
 from cellmill.ingestion.sources.matrix import native
+from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.names import names_in
 
 
 class AnnDataSource:
@@ -71,8 +73,11 @@ class AnnDataSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
-        table: pd.DataFrame = self._adata.raw.var if place == "raw.X" else self._adata.var
-        return table
+        return with_modality(self._adata.raw.var if place == "raw.X" else self._adata.var)
+
+    def default_names(self, place: str) -> tuple[str, str | None]:
+        """Return the columns of `var` with ids and symbols."""
+        return names_in(self.var(place))
 
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of the cells' table."""

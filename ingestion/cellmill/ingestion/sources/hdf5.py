@@ -1,0 +1,52 @@
+"""Opening HDF5 files, and saying what is wrong with those that do not open."""
+
+from __future__ import annotations
+
+import h5py
+
+from cellmill.errors import SourceError
+from cellmill.ingestion.sources.place import Place
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def open_hdf5(place: Place) -> h5py.File:
+    """Open a place as HDF5; the caller closes it.
+
+    Raises
+    ------
+    SourceError
+        It is missing, cut short, or no HDF5.
+    """
+    path = place.local_path()
+    if not path.is_file():
+        raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
+    try:
+        return h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if "truncated" in str(error):
+            raise SourceError(
+                "The file is cut short.", where=place.url, fix="Fetch or copy it again, and compare its size."
+            ) from error
+        raise SourceError(
+            "The file is not HDF5, or its HDF5 is damaged.", where=place.url, fix="Fetch or copy it again."
+        ) from error
+
+
+def is_hdf5(place: Place) -> bool:
+    """Return whether a place is a file that begins like HDF5."""
+    return not place.is_dir and place.head(len(_SIGNATURE)) == _SIGNATURE
+
+
+def hdf5_names(place: Place) -> frozenset[str]:
+    """Return the names at the root of an HDF5 file, none if it is something else.
+
+    Raises
+    ------
+    SourceError
+        It begins like HDF5 but cannot be opened.
+    """
+    if not is_hdf5(place):
+        return frozenset()
+    with open_hdf5(place) as file:
+        return frozenset(file)

@@ -1,0 +1,207 @@
+"""Where a source is: a file or a folder, on this machine or behind a URL."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from cellmill.errors import SourceError
+from cellmill.ingestion.datasets.fetching import sha256_of
+from cellmill.ingestion.sources.cache import fetch, forget
+from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file
+from cellmill.storage import Storage
+
+_ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
+
+
+class Place:
+    """A file or a folder.
+
+    Attributes
+    ----------
+    location
+        Absolute path or URL, by which it can be opened again in any process.
+    url
+        The same without passwords and signatures, as recorded in the lineage and named in messages.
+    name
+        Last part of the path.
+
+    Parameters
+    ----------
+    location
+        A path, a ``file://`` URL, or a URL of an object store or a web server.
+
+    Raises
+    ------
+    ConfigError
+        The URL has a scheme that is not known.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        text = str(location)
+        if is_web(text):
+            self.location, self._path = text, None
+        else:
+            storage = Storage.open(text)
+            self.location = storage.url
+            self._path = storage.local_path() if storage.is_local else None
+        self.url = bare(self.location)
+        self.name = unquote(urlsplit(self.url).path).rstrip("/").rpartition("/")[2] or self.url
+
+    def __repr__(self) -> str:
+        return f"Place({self.url!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        return self._path is not None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is anything."""
+        if self._path is not None:
+            return self._path.exists()
+        return self.is_dir or self._facts is not None
+
+    @cached_property
+    def is_dir(self) -> bool:
+        """Whether it is a folder; on a web server, which has none, a folder is what holds a zarr group."""
+        if self._path is not None:
+            return self._path.is_dir()
+        if is_web(self.location):
+            # Servers answer for folders with a page, so a file is not asked for first.
+            likely = urlsplit(self.location).path.rstrip("/").endswith(".zarr") or self.location.endswith("/")
+            return likely and any(self._child_facts(mark) for mark in _ZARR_MARKS)
+        return self._facts is None and bool(self._listing)
+
+    @cached_property
+    def size(self) -> int | None:
+        """Bytes of a file, None where a server does not say."""
+        if self._path is not None:
+            return self._path.stat().st_size
+        return self._known.size
+
+    @cached_property
+    def stamp(self) -> str:
+        """Changes when the file does, or any file of the folder; cheap, but for files of servers that give no ETag."""
+        if self._path is not None:
+            return _stamp(self._path)
+        if not self.is_dir:
+            # Without an ETag only the content itself says whether it is the same.
+            return f"{self._known.size}-{self._known.tag}" if self._known.tag else f"sha256-{self.sha256}"
+        if is_web(self.location):
+            return " ".join(f"{facts.size}-{facts.tag}" for mark in _ZARR_MARKS if (facts := self._child_facts(mark)))
+        return _digest("\n".join(f"{name} {size} {tag}" for name, size, tag in self._listing))
+
+    def head(self, n: int = 512) -> bytes:
+        """Return the first bytes of a file."""
+        if self._path is None and self._known.size is not None and self._known.size > 0:
+            return next(self._remote.blocks(0, self._known))[1][:n]
+        with self.local_path().open("rb") as file:
+            return file.read(n)
+
+    def local_path(self) -> Path:
+        """Return a path on this machine with the file's content; a remote file is fetched once a machine.
+
+        Raises
+        ------
+        SourceError
+            There is no such file.
+        DownloadError, ResourceError
+            It cannot be fetched.
+        """
+        return self._path if self._path is not None else self._fetched
+
+    def storage(self) -> Storage:
+        """Return the folder's storage.
+
+        Raises
+        ------
+        ConfigError
+            It is on a web server, which cannot list files.
+        """
+        return Storage.open(self.location)
+
+    def zarr_store(self) -> Any:
+        """Return a zarr store of the folder that refuses to write."""
+        if not is_web(self.location):
+            return self.storage().zarr_store("", read_only=True)
+        from obstore.store import HTTPStore
+        from zarr.storage import ObjectStore
+
+        plain = self.location.startswith("http://")
+        return ObjectStore(HTTPStore.from_url(self.location, client_options={"allow_http": plain}), read_only=True)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of a file's bytes, or of the names and bytes of a folder's files; all of them are read."""
+        if self.is_dir:
+            return self._folder_sha256()
+        path = self.local_path()
+        digest = sha256_of(path)
+        if self._path is None and digest != path.name:
+            forget(path)
+            raise SourceError(
+                "The copy in the cache is damaged and was deleted.",
+                where=f"{self.url} in {path.parent}",
+                fix="Run again.",
+            )
+        return digest
+
+    def _folder_sha256(self) -> str:
+        storage = self.storage()
+        digest = hashlib.sha256()
+        for name in storage.list():
+            part = hashlib.sha256(storage.get(name)).hexdigest()
+            digest.update(f"{name}\0{part}\n".encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _remote(self) -> RemoteFile:
+        return remote_file(self.location)
+
+    @cached_property
+    def _facts(self) -> Facts | None:
+        return self._remote.facts()
+
+    @property
+    def _known(self) -> Facts:
+        if self._facts is None:
+            raise SourceError("The file does not exist.", where=self.url, fix="Check the URL.")
+        return self._facts
+
+    @cached_property
+    def _fetched(self) -> Path:
+        return fetch(self._remote, self._known)
+
+    @cached_property
+    def _listing(self) -> list[tuple[str, int, str]]:
+        pages = self.storage().store.list()
+        return sorted((i["path"], i["size"], i["e_tag"] or str(i["last_modified"])) for page in pages for i in page)
+
+    def _child_facts(self, name: str) -> Facts | None:
+        parts = urlsplit(self.location)
+        return remote_file(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()).facts()
+
+
+def _stamp(path: Path) -> str:
+    try:
+        if not path.is_dir():
+            found = path.stat()
+            return f"{found.st_size}-{found.st_mtime_ns}"
+        lines = []
+        for folder, _, files in os.walk(path):
+            for name in files:
+                one = os.stat(os.path.join(folder, name))
+                lines.append(f"{os.path.relpath(os.path.join(folder, name), path)} {one.st_size} {one.st_mtime_ns}")
+        return _digest("\n".join(sorted(lines)))
+    except OSError:
+        return ""
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
