@@ -144,6 +144,14 @@ class RequestError(CellmillError):
     http_status = 400
 
 
+class LockError(CellmillError):
+    """A lock was lost to another process, so that what it protects may not be changed."""
+
+    kind = "lock"
+    exit_code = 13
+    http_status = 409
+
+
 @contextmanager
 def located(places: Mapping[str, Path]) -> Iterator[None]:
     """Name files in the errors that leave the block.
