@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cellmill.atlas import Atlas, read
-from cellmill.errors import ConfigError, IntegrityError
-from cellmill.ingestion import ingest, tasks
+from cellmill.config import parse_config
+from cellmill.errors import ConfigError, IntegrityError, LockError
+from cellmill.ingestion import IngestConfig, ingest, tasks
 from cellmill.runs import Run
 from tests.ingestion.cells import config, counts, expected, genes, make_adata, write
 
@@ -250,3 +251,21 @@ def test_an_atlas_that_was_read_out_comes_back_the_same(tmp_path: Path) -> None:
     ingest(adata, atlas=tmp_path / "one", dataset="mine")
     ingest(read(tmp_path / "one"), atlas=tmp_path / "two", dataset="again")
     pd.testing.assert_frame_equal(counts(tmp_path / "two"), counts(tmp_path / "one"))
+
+
+def test_a_source_of_another_licence_is_refused() -> None:
+    data = {"atlas": "a", "sources": [{"path": "b.h5ad", "licence": "CC-BY-NC-4.0"}], "require_licence": ["CC0-1.0"]}
+    with pytest.raises(ConfigError, match=r"b\.h5ad has the licence 'CC-BY-NC-4\.0'.*only CC0-1\.0"):
+        parse_config(IngestConfig, data, where="ingest.yaml")
+    assert parse_config(IngestConfig, data | {"require_licence": ["CC0-1.0", "CC-BY-NC-4.0"]}, where="").sources
+
+
+def test_a_guard_that_raises_keeps_the_commit_from_being_made(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise LockError("The lock was lost.")
+
+    settings_ = config(tmp_path / "atlas", write(make_adata(), tmp_path / "a.h5ad"))
+    with pytest.raises(LockError):
+        ingest(settings_, guard=lost)
+    assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 0
+    assert ingest(settings_, guard=lambda: None).changed

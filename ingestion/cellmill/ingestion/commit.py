@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
 from cellmill.ingestion.config import DuplicateConfig
@@ -17,8 +17,9 @@ def commit(
     entries: Sequence[ShardEntry],
     reports: Sequence[DatasetReport],
     config: DuplicateConfig,
+    guard: Callable[[], None] | None = None,
 ) -> tuple[int, bool, list[DatasetReport]]:
-    """Commit shards that are written.
+    """Commit shards that are written, if the guard lets it: it is called right before each attempt, and may raise.
 
     A source that comes again, by its path or its content, under another configuration or with other content, replaces
     its former self in its data set.
@@ -50,6 +51,8 @@ def commit(
             "duplicates": str(sum(counts.total() for counts in found.duplicates.values())),
             "hash_bytes_read": str(found.bytes_read),
         }
+        if guard is not None:
+            guard()
         return Change([*found.entries, *found.changed], sorted(gone_keys), f"ingest {named}", facts)
 
     version, changed = atlas.update(plan)

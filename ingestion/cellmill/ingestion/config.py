@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cellmill.cluster import ClusterConfig
 from cellmill.config import Config
@@ -116,6 +116,8 @@ class IngestConfig(Config):
         for a remote atlas.
     genes, quality, duplicates
         Limits on genes and cells, and what happens to cells that are there already.
+    require_licence
+        Licences that a source may have; a source of another one is refused. Empty requires none.
     shard_cells
         Cells in a shard.
     chunk_mb
@@ -132,7 +134,18 @@ class IngestConfig(Config):
     genes: GeneConfig = GeneConfig()
     quality: QualityConfig = QualityConfig()
     duplicates: DuplicateConfig = DuplicateConfig()
+    require_licence: tuple[str, ...] = ()
     shard_cells: int = Field(default=65_536, ge=1)
     chunk_mb: int = Field(default=256, ge=1)
     backend: Literal["ray", "local"] = "ray"
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _licences(self) -> Self:
+        for source in self.sources:
+            if self.require_licence and source.licence not in self.require_licence:
+                raise ValueError(
+                    f"{source.path} has the licence {source.licence!r}, and `require_licence` lets in only "
+                    f"{', '.join(self.require_licence)}"
+                )
+        return self

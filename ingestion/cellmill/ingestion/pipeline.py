@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,7 @@ def ingest(
     dataset: str = "memory",
     licence: str = "unknown",
     backend: Literal["ray", "local"] | None = None,
+    guard: Callable[[], None] | None = None,
 ) -> IngestResult:
     """Add data sets to an atlas in one commit, or change nothing.
 
@@ -45,6 +46,8 @@ def ingest(
         For an AnnData: its name in the atlas, and its licence.
     backend
         In place of the configuration's.
+    guard
+        Called right before each attempt to commit; what it raises keeps the commit from being made.
 
     Returns
     -------
@@ -65,10 +68,10 @@ def ingest(
         source = SourceConfig(path=f"memory:{dataset}", dataset=dataset, licence=licence, obs="all")
         settings = IngestConfig(atlas=str(atlas), sources=(source,), backend="local")
         memory = AnnDataSource(config, dataset)
-        return _ingest(settings, [plan_source(memory, None, "memory", source, settings)], LocalBackend(), memory)
+        return _ingest(settings, [plan_source(memory, None, "memory", source, settings)], LocalBackend(), memory, guard)
     update = {"atlas": str(atlas) if atlas else config.atlas, "backend": backend or config.backend}
     settings = config.model_copy(update=update)
-    return _ingest(settings, plan(settings), _backend(settings))
+    return _ingest(settings, plan(settings), _backend(settings), guard=guard)
 
 
 def plan(config: IngestConfig) -> list[SourcePlan]:
@@ -98,7 +101,11 @@ def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
 
 
 def _ingest(
-    config: IngestConfig, planned: Sequence[SourcePlan], backend: Backend, memory: Source | None = None
+    config: IngestConfig,
+    planned: Sequence[SourcePlan],
+    backend: Backend,
+    memory: Source | None = None,
+    guard: Callable[[], None] | None = None,
 ) -> IngestResult:
     _refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
@@ -110,7 +117,9 @@ def _ingest(
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
     tallies = _read(config, atlas, plans, backend, memory)
     entries = _write(atlas, plans, tallies, backend)
-    version, changed, reports = commit(atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates)
+    version, changed, reports = commit(
+        atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard
+    )
     for report in reports:
         key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
         atlas.storage.put(key, report.model_dump_json(indent=1).encode())
