@@ -111,7 +111,7 @@ def _metadata(
 ) -> pa.Table:
     """Return the metadata of rows of a chunk that begins at `start`."""
     columns = kept_columns(source.obs_columns(), plan.config.obs)
-    obs = source.obs(tuple(columns)).iloc[start + rows]
+    obs = source.obs(tuple(columns), start, start + measures.n_genes.size).iloc[rows]
     buffer = pa.py_buffer(hash_bytes(hashes))
     own = {
         "cell_id": pa.array(cell_ids(plan.sha256, start + rows)),

@@ -34,7 +34,7 @@ def wanted(source: Source, predicate: Predicate | None, start: int, stop: int) -
     """Return which of the cells ``[start, stop)`` fulfil the predicate: bool [stop - start]."""
     if predicate is None:
         return np.ones(stop - start, bool)
-    obs = source.obs(predicate.columns).iloc[start:stop]
+    obs = source.obs(predicate.columns, start, stop)
     columns = {name: _plain(column) for name, column in obs_table(obs, {n: n for n in predicate.columns}).items()}
     mask: npt.NDArray[np.bool_] = predicate.mask(pa.table(columns)).to_numpy()
     return mask

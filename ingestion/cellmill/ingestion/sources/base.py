@@ -73,8 +73,8 @@ class Source(Protocol):
         """Return the names of the columns of the cells' table."""
         ...
 
-    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Return columns of the cells' table, indexed by barcode."""
+    def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
         ...
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:

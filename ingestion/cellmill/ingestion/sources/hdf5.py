@@ -22,7 +22,13 @@ def open_hdf5(place: Place) -> h5py.File:
     if not path.is_file():
         raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
     try:
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "locking flag" not in str(error):
+                raise
+            # This process has the file open already, with locks.
+            return h5py.File(path, "r")
     except OSError as error:
         if "truncated" in str(error):
             raise SourceError(

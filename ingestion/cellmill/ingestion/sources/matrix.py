@@ -28,6 +28,8 @@ class H5Matrix:
         The data set (dense) or group (sparse).
     where
         File and place, for messages.
+    described
+        Layout and shape, where the item itself does not say them as AnnData does.
 
     Raises
     ------
@@ -35,15 +37,15 @@ class H5Matrix:
         It is no matrix, or claims more than a file of its size can hold.
     """
 
-    def __init__(self, item: Any, where: str) -> None:
+    def __init__(self, item: Any, where: str, described: tuple[Layout, tuple[int, int]] | None = None) -> None:
         self._item, self._where = item, where
-        self.layout, self.shape = self._describe()
+        self.layout, self.shape = described or self._describe()
         values = item if self.layout == "dense" else item["data"]
         if values.dtype.kind not in "biuf":
             raise SourceError(f"The matrix holds {values.dtype}, not numbers.", where=where, fix=_FIX)
         parts = [item] if self.layout == "dense" else [item[name] for name in ("data", "indices", "indptr")]
         for part in parts:
-            self._refuse_bombs(part)
+            refuse_bombs(part, where)
         if self.layout == "dense":
             return
         self._indptr: npt.NDArray[np.int64] = item["indptr"][:].astype(np.int64)
@@ -86,7 +88,8 @@ class H5Matrix:
             raise SourceError("The sparse matrix names columns that are not there.", where=self._where, fix=_FIX)
         # The constructor from arrays would go over all indices once more to choose a dtype.
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
-        matrix.indptr, matrix.indices, matrix.data = indptr, native(indices), native(data)
+        matrix.indices, matrix.data = native(indices), native(data)
+        matrix.indptr = indptr.astype(matrix.indices.dtype)
         return matrix
 
     def _csr(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -131,22 +134,29 @@ class H5Matrix:
             raise SourceError(f"A matrix of the kind {kind!r} is not known.", where=self._where, fix=_FIX)
         return layouts[kind], (int(shape[0]), int(shape[1]))
 
-    def _refuse_bombs(self, part: h5py.Dataset) -> None:
-        """Refuse what claims far more than its bytes can hold, or can be read only in one huge piece."""
-        size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
-        if size > _SUSPICIOUS_BYTES and size > stored * _SUSPICIOUS_RATIO:
-            raise SourceError(
-                f"{part.name} claims {size / 1e9:,.1f} GB, but {stored / 1e6:,.1f} MB are stored.",
-                where=self._where,
-                fix=_FIX,
-            )
-        block = int(np.prod(part.chunks)) * part.dtype.itemsize if part.chunks else 0
-        if block > _LARGEST_BLOCK:
-            raise SourceError(
-                f"{part.name} is compressed in blocks of {block / 1e9:,.1f} GB, which must be decoded whole.",
-                where=self._where,
-                fix="Write the file again with smaller chunks: adata.write_h5ad(path, compression='gzip').",
-            )
+
+def refuse_bombs(part: h5py.Dataset, where: str) -> None:
+    """Refuse what claims far more than its bytes can hold, or can be read only in one huge piece.
+
+    Raises
+    ------
+    SourceError
+        As said.
+    """
+    size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
+    if size > _SUSPICIOUS_BYTES and size > stored * _SUSPICIOUS_RATIO:
+        raise SourceError(
+            f"{part.name} claims {size / 1e9:,.1f} GB, but {stored / 1e6:,.1f} MB are stored.",
+            where=where,
+            fix=_FIX,
+        )
+    block = int(np.prod(part.chunks)) * part.dtype.itemsize if part.chunks else 0
+    if block > _LARGEST_BLOCK:
+        raise SourceError(
+            f"{part.name} is compressed in blocks of {block / 1e9:,.1f} GB, which must be decoded whole.",
+            where=where,
+            fix="Write the file again with smaller chunks: adata.write_h5ad(path, compression='gzip').",
+        )
 
 
 def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -83,9 +83,9 @@ class AnnDataSource:
         """Return the names of the columns of the cells' table."""
         return [str(name) for name in self._adata.obs.columns]
 
-    def obs(self, columns: Sequence[str]) -> pd.DataFrame:
-        """Return columns of the cells' table, indexed by barcode."""
-        table: pd.DataFrame = self._adata.obs[list(columns)]
+    def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
+        table: pd.DataFrame = self._adata.obs[list(columns)].iloc[start:stop]
         return table
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:

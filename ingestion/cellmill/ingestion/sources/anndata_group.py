@@ -1,0 +1,129 @@
+"""AnnData in a tree of groups and arrays, be it an HDF5 file or a zarr group: read by columns and blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+from scipy import sparse
+
+from cellmill.errors import SourceError
+from cellmill.ingestion.sources.base import NAMED_COUNTS
+from cellmill.ingestion.sources.matrix import H5Matrix
+from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.names import names_in
+from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.table import Check, Table
+
+_CATEGORIES = "_categories"
+
+
+class AnnDataGroupSource:
+    """Cells of an AnnData in an open file or group, of any encoding since 0.5.
+
+    Parameters
+    ----------
+    place
+        Where it is.
+    name
+        Name of the data set.
+    root
+        The open HDF5 file or zarr group.
+    check
+        What to ask before an array of a table is read.
+
+    Raises
+    ------
+    SourceError
+        It has no cells, or its tables cannot be read.
+    """
+
+    def __init__(self, place: Place, name: str, root: Any, check: Check) -> None:
+        self.name, self.url, self.stamp = name, place.url, place.stamp
+        self._place, self._root, self._check = place, root, check
+        self._tables: dict[str, Table] = {}
+        self._vars: dict[str, pd.DataFrame] = {}
+        self._matrices: dict[str, H5Matrix] = {}
+        if self.n_cells == 0:
+            raise SourceError("There are no cells.", where=self.url)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of its bytes; all of them are read."""
+        return self._place.sha256
+
+    def close(self) -> None:
+        """Close the file, if it is one."""
+        if hasattr(self._root, "close"):
+            self._root.close()
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return self._table("obs").n_rows
+
+    def places(self) -> Sequence[str]:
+        """Return the places where counts may be, the likeliest first."""
+        layers = [f"layers/{name}" for name in sorted(self._root["layers"])] if "layers" in self._root else []
+        named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
+        own = [place for place in ("raw.X", "X") if self._key(place) in self._root]
+        return [*named, *own, *(place for place in layers if place not in named)]
+
+    def entries(self, place: str) -> int:
+        """Return the number of stored values of the matrix at `place`."""
+        return self._matrix(place).entries
+
+    def var(self, place: str) -> pd.DataFrame:
+        """Return the features' table that belongs to the matrix at `place`."""
+        key = "var" if place != "raw.X" else next(key for key in ("raw/var", "raw.var", "var") if key in self._root)
+        if key not in self._vars:
+            self._vars[key] = with_modality(self._table(key).frame())
+        return self._vars[key]
+
+    def default_names(self, place: str) -> tuple[str, str | None]:
+        """Return the columns of `var` with ids and symbols."""
+        return names_in(self.var(place))
+
+    def obs_columns(self) -> list[str]:
+        """Return the names of the columns of the cells' table."""
+        return list(self._table("obs").columns)
+
+    def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
+        """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
+        table = self._table("obs")
+        return pd.DataFrame({name: table.column(name, start, stop) for name in columns}, index=table.index(start, stop))
+
+    def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
+        """Read rows ``[start, stop)`` of the matrix at `place`."""
+        return self._matrix(place).rows(start, stop)
+
+    def _key(self, place: str) -> str:
+        """Return where a place is in the file; before AnnData 0.7, ``raw.X`` was a name."""
+        return "raw/X" if place == "raw.X" and "raw.X" not in self._root else place
+
+    def _table(self, key: str) -> Table:
+        if key not in self._tables:
+            self._tables[key] = Table(self._root[key], f"{self.url}: {key}", self._check, self._categories(key))
+        return self._tables[key]
+
+    def _categories(self, key: str) -> dict[str, Any]:
+        """Return the categories of an array of records, which AnnData kept in ``uns`` before 0.7."""
+        if not hasattr(self._root[key], "shape") or "uns" not in self._root:
+            return {}
+        uns = self._root["uns"]
+        return {name.removesuffix(_CATEGORIES): uns[name] for name in uns if name.endswith(_CATEGORIES)}
+
+    def _matrix(self, place: str) -> H5Matrix:
+        if place not in self._matrices:
+            key = self._key(place)
+            if key not in self._root:
+                raise SourceError(
+                    f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
+                )
+            matrix = H5Matrix(self._root[key], f"{self.url}: {place}")
+            if matrix.shape[0] != self.n_cells:
+                raise SourceError(f"{place} has {matrix.shape[0]:,} rows, obs has {self.n_cells:,}.", where=self.url)
+            self._matrices[place] = matrix
+        return self._matrices[place]
