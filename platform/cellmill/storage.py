@@ -110,6 +110,10 @@ class Storage:
         """Write `data` under `key`; a reader sees the old bytes or the new ones, never a part."""
         self.store.put(key, data)
 
+    def put_file(self, key: str, path: Path) -> None:
+        """Copy a local file, of any size, to `key`; a reader sees all of it or none."""
+        obstore.put(self.store, key, path)
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write `data` under `key` unless something is there; return whether this call wrote it.
 

@@ -1,12 +1,18 @@
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import anndata as ad
 import numpy as np
 import pytest
 
 from cellmill.atlas import Atlas
-from cellmill.ingestion import ingest
+from cellmill.ingestion import IngestConfig, ingest
+from cellmill.ingestion.duplicates import find_duplicates
+from cellmill.ingestion.result import IngestResult
 from tests.ingestion.cells import config, make_adata, write
 
 POLICY = {"min_genes": 1}
@@ -28,9 +34,8 @@ def test_a_cell_that_came_earlier_is_hidden(tmp_path: Path) -> None:
     first = make_adata(40, seed=1)
     second = overlapping(30, 2, shared=10, of=first)
     ingest(config(tmp_path / "atlas", write(first, tmp_path / "a.h5ad"), shard_cells=16))
-    settings = config(tmp_path / "atlas", write(second, tmp_path / "b.h5ad"), shard_cells=16, duplicates=POLICY)
-    # The first was ingested with the default, which takes cells of so few genes for equal only by barcode as well.
-    assert ingest(settings).reports[0].cells_out == 40
+    # By default cells of so few genes are equal only if their barcodes are, too.
+    assert ingest(config(tmp_path / "atlas", write(second, tmp_path / "b.h5ad"))).reports[0].cells_out == 40
 
     atlas = tmp_path / "strict"
     ingest(config(atlas, tmp_path / "a.h5ad", shard_cells=16, duplicates=POLICY))
@@ -38,6 +43,7 @@ def test_a_cell_that_came_earlier_is_hidden(tmp_path: Path) -> None:
     (report,) = result.reports
     assert report.dropped == {"duplicate of a cell in a": 10}
     assert report.cells_out == 30
+    assert report.hash_bytes_read == int(Atlas.open(atlas).log()[0].facts["hash_bytes_read"]) > 0
     assert barcodes(atlas) == {*first.obs_names, *second.obs_names[:30]}
     assert Atlas.open(atlas).verify().sound
     assert Atlas.open(atlas).log()[0].facts["duplicates"] == "10"
@@ -104,18 +110,53 @@ def test_a_replaced_source_takes_its_hashes_with_it_and_hidden_twins_come_back(t
     assert result.reports[0].dropped == {"duplicate of a cell in b": 3}
 
 
-def test_of_two_ingestions_at_once_each_shared_cell_is_kept_once(tmp_path: Path) -> None:
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
+def ingest_racing(job: IngestConfig, wins: bool, searched: Path) -> IngestResult:
+    """Ingest so that of two the one that wins commits after the other has searched, and before it has committed."""
 
-    first = make_adata(30, seed=1)
-    second = overlapping(10, 2, shared=15, of=first)
-    write(first, tmp_path / "a.h5ad")
-    write(second, tmp_path / "b.h5ad")
-    jobs = [config(tmp_path / "atlas", tmp_path / f"{name}.h5ad", duplicates=POLICY) for name in "ab"]
+    def held(storage: Any, new: Any, stay: Any, *others: Any) -> Any:
+        found = find_duplicates(storage, new, stay, *others)
+        if not stay:
+            if not wins:
+                searched.touch()
+            deadline = time.monotonic() + 60
+            while not (searched.exists() if wins else Atlas.open(job.atlas).snapshot().version):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        return found
+
+    with patch("cellmill.ingestion.commit.find_duplicates", held):
+        return ingest(job)
+
+
+def test_of_two_ingestions_at_once_each_shared_cell_is_kept_once(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        results = [future.result() for future in [pool.submit(ingest, job) for job in jobs]]
-    assert sorted(result.snapshot for result in results) == [1, 2]
-    assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 40
-    hashes = Atlas.open(tmp_path / "atlas").snapshot().cells(["content_hash"]).column(0).to_pylist()
-    assert len(set(hashes)) == 40
+        for seed in range(6):
+            sets = {"a": make_adata(30, seed=10 * seed)}
+            sets["b"] = overlapping(10, 10 * seed + 1, shared=15, of=sets["a"])
+            atlas = tmp_path / f"atlas{seed}"
+            jobs = {
+                name: config(atlas, write(adata, tmp_path / f"{name}{seed}.h5ad"), duplicates=POLICY, shard_cells=8)
+                for name, adata in sets.items()
+            }
+            # First both orders of a race that one is sure to lose; then whatever happens.
+            if seed < 2:
+                winner = "ab"[seed]
+                marker = tmp_path / f"searched{seed}"
+                futures = {n: pool.submit(ingest_racing, job, n == winner, marker) for n, job in jobs.items()}
+            else:
+                futures = {name: pool.submit(ingest, job) for name, job in jobs.items()}
+            snapshots = {name: future.result().snapshot for name, future in futures.items()}
+            assert sorted(snapshots.values()) == [1, 2]
+            loser = max(snapshots, key=lambda name: snapshots[name])
+            assert seed >= 2 or loser != winner
+            # The one that came second tells what it lost.
+            (report,) = futures[loser].result().reports
+            assert sum(report.dropped.values()) == 15
+            assert len(barcodes(atlas) & set(sets[loser].obs_names)) == sets[loser].n_obs - 15
+            check_each_once(Atlas.open(atlas), 40)
+
+
+def check_each_once(atlas: Atlas, n_cells: int) -> None:
+    hashes = atlas.snapshot().cells(["content_hash"]).column(0).to_pylist()
+    assert len(hashes) == len(set(hashes)) == n_cells
+    assert atlas.verify().sound

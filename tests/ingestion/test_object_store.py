@@ -1,5 +1,6 @@
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from cellmill.errors import IntegrityError
 from cellmill.ingestion import ingest
 from cellmill.storage import Storage
 from tests.ingestion.cells import config, counts, expected, make_adata, write
+from tests.ingestion.test_duplicates import POLICY, check_each_once, overlapping
 
 
 @pytest.fixture
@@ -80,3 +82,20 @@ def test_a_lost_object_is_found(tmp_path: Path, bucket: str) -> None:
     assert not atlas.verify().sound
     with pytest.raises(IntegrityError):
         counts(atlas)
+
+
+def test_of_two_ingestions_at_once_into_an_object_store_each_shared_cell_is_kept_once(
+    tmp_path: Path, bucket: str
+) -> None:
+    first = make_adata(30, seed=1)
+    paths = write(first, tmp_path / "a.h5ad"), write(overlapping(10, 2, shared=15, of=first), tmp_path / "b.h5ad")
+    jobs = [
+        config(Path("x"), path, duplicates=POLICY, output=tmp_path / f"run-{path.stem}").model_copy(
+            update={"atlas": f"{bucket}/atlas"}
+        )
+        for path in paths
+    ]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        results = [future.result() for future in [pool.submit(ingest, job) for job in jobs]]
+    assert sorted(result.snapshot for result in results) == [1, 2]
+    check_each_once(Atlas.open(f"{bucket}/atlas"), 40)

@@ -70,6 +70,9 @@ def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:
 
 def _told(report: DatasetReport, plan: SourcePlan, found: Found, config: DuplicateConfig) -> DatasetReport:
     """Return a report with the duplicates that were found."""
+    cells = sum(entry.n_rows for entry in found.entries)
+    mine = sum(entry.n_rows for entry in found.entries if entry.config_digest == plan.digest)
+    report = report.model_copy(update={"hash_bytes_read": found.bytes_read * mine // max(cells, 1)})
     counts = found.duplicates.get(plan.digest)
     if not counts:
         return report

@@ -40,13 +40,15 @@ class DuplicateConfig(Config):
     Attributes
     ----------
     policy
-        ``keep_first`` hides later ones, ``mark`` keeps them with ``is_duplicate`` set, ``keep`` does not look.
+        ``keep_first`` hides later ones, so that each cell is there once. ``drop`` hides every new cell that has an
+        equal, the first among the new ones included; what the atlas had stays as it was. ``mark`` keeps later ones
+        with ``is_duplicate`` set. ``keep`` does not look.
     min_genes
         Cells with fewer genes are duplicates only if their barcodes are equal as well: nearly empty cells are often
         alike by chance.
     """
 
-    policy: Literal["keep_first", "mark", "keep"] = "keep_first"
+    policy: Literal["keep_first", "drop", "mark", "keep"] = "keep_first"
     min_genes: int = Field(default=200, ge=0)
 
 

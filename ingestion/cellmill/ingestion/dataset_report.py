@@ -25,6 +25,9 @@ class DatasetReport(Config):
         Cells left out, by reason.
     marked
         Cells in the snapshot that are marked as duplicates, by the data set that had them first.
+    hash_bytes_read
+        Bytes of the index of content hashes that were read to find its duplicates: of an ingestion of several
+        sources, its share by cells.
     shards
         Shards it became.
     """
@@ -40,6 +43,7 @@ class DatasetReport(Config):
     cells_out: int
     dropped: dict[str, int]
     marked: dict[str, int] = Field(default_factory=dict)
+    hash_bytes_read: int = 0
     shards: int
 
     @property

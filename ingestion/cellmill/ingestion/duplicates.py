@@ -1,7 +1,7 @@
 """Exact duplicates: cells of equal content, found in everything that a snapshot holds.
 
-The index of a snapshot is named in its catalog rows: each source has one run of hashes, of the cells that the snapshot
-shows. So the index travels in time with the snapshot, and a source that is replaced takes its hashes with it.
+Memory is bounded whatever the size of the new data set and of the index: the keys of new cells are dealt out to parts
+by their first bits, in temporary files if they are many, and part after part is sorted and searched for.
 """
 
 from __future__ import annotations
@@ -9,21 +9,26 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from cellmill.atlas import ShardEntry
-from cellmill.atlas.cells import CellsFile
+from cellmill.atlas.cell_keys import as_items, shard_keys
 from cellmill.atlas.content import splitmix64
-from cellmill.atlas.hash_run import HashRun, sort_hashes, write_run
+from cellmill.atlas.hash_index import HashIndex
+from cellmill.atlas.hash_search import NOBODY
 from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
 from cellmill.ingestion.config import DuplicateConfig
+from cellmill.ingestion.restoring import restore
+from cellmill.ingestion.spill import Spill
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
+Bits = dict[int, npt.NDArray[np.uint8]]
+
+_PART = 1 << 20
+THIS = "this ingestion"
 
 
 @dataclass
@@ -35,11 +40,12 @@ class Found:
     entries
         The new shards, as the snapshot will have them.
     changed
-        Shards that the snapshot had and that change: hidden cells whose twin goes away are shown again.
+        Shards that the snapshot had and whose rows change: hidden cells whose twin goes away are shown again, and
+        runs of hashes are merged.
     duplicates
         For each source digest, how many of its cells came earlier, by the data set that had them.
     bytes_read
-        Bytes of hash runs that were read.
+        Bytes of hash runs that were read to find them.
     """
 
     entries: list[ShardEntry] = field(default_factory=list)
@@ -72,184 +78,160 @@ def find_duplicates(
         What to do with duplicates.
     """
     found = Found()
-    runs = {entry.hash_run: entry for entry in stay if entry.hash_run}
-    opened = {name: HashRun(storage, entry.hash_run_path) for name, entry in runs.items()}
-    cells = _Cells.read(storage, new, config.min_genes)
-    owner = np.full(cells.n, "", dtype=object)
-    if config.policy != "keep":
-        for name, run in opened.items():
-            hit = np.zeros(cells.n, dtype=bool)
-            hit[cells.order] = run.contains(cells.keys[cells.order])
-            owner[hit & (owner == "")] = runs[name].dataset
-        within = cells.later_twins() & (owner == "")
-        owner[within] = "this ingestion"
-    twin = owner != ""
-    _write_new(storage, new, cells, twin, owner, config, found)
-    if gone:
-        _restore(storage, stay, list(opened.values()), cells.keys[~twin], config, found)
-    found.bytes_read = sum(run.bytes_read for run in opened.values())
+    stay = sorted(stay, key=lambda entry: entry.key)
+    index = HashIndex(storage, stay)
+    n_parts = _n_parts([*new, *gone])
+    twins: Bits = {i: np.zeros(-(-entry.n_rows // 8), np.uint8) for i, entry in enumerate(new)}
+    with Spill(_WIDTH, n_parts) as spilled, Spill(_WIDTH, n_parts) as leaving, Spill(4, _n_groups(stay)) as orphans:
+        if config.policy != "keep" or gone:
+            _spill(storage, new, spilled, config)
+        _spill(storage, gone, leaving, config, shown=True)
+        for number in range(n_parts):
+            cells = _Cells.of(spilled.part(number))
+            if config.policy != "keep":
+                _find(cells, index, new, config, twins, found)
+            if gone:
+                _orphans(cells, _Cells.of(leaving.part(number)), index, config, orphans)
+        found.bytes_read = index.bytes_read
+        overlaid = [_overlaid(storage, entry, twins[i], config) for i, entry in enumerate(new)]
+        restored = restore(storage, index.entries, orphans, config.min_genes)
+    rows = index.add([*overlaid, *restored])
+    found.entries = [rows[entry.key] for entry in overlaid]
+    new_keys = {entry.key for entry in new}
+    found.changed = [entry for key, entry in sorted(rows.items()) if key not in new_keys]
     return found
+
+
+# A cell as it is spilled: the halves of its hash; its barcode's hash and the number of its shard; its rank among the
+# new cells; its row, and whether it is nearly empty.
+_WIDTH = 5
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Keys of the cells of several shards, in the order of sources and rows.
+    """Cells of one part, sorted: equal ones side by side, in the order in which they come.
 
-    Parameters
+    Attributes
     ----------
-    keys : uint64[n, 2]
-        What duplicates are equal in.
-    shard, row : int64[n]
+    keys : uint64 [n, 3]
+        As `shard_keys` gives them.
+    by_barcode : bool [n]
+        Whether the cell is nearly empty.
+    shard, row : int64 [n]
         Where each cell is.
-    order : int64[n]
-        Positions in ascending order of keys, those of equal keys as they come.
+    first : int64 [n_contents]
+        The first of each kind of equal cells.
+    kind : int64 [n]
+        Of each cell, by its place in `first`.
     """
 
     keys: U64
+    by_barcode: npt.NDArray[np.bool_]
     shard: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
-    order: npt.NDArray[np.int64]
-
-    @property
-    def n(self) -> int:
-        return len(self.keys)
+    first: npt.NDArray[np.int64]
+    kind: npt.NDArray[np.int64]
 
     @classmethod
-    def read(cls, storage: Storage, entries: Sequence[ShardEntry], min_genes: int) -> _Cells:
-        keys, shards, rows, source_rows, sources = [], [], [], [], []
-        rank = {digest: i for i, digest in enumerate(dict.fromkeys(entry.config_digest for entry in entries))}
-        for i, entry in enumerate(entries):
-            table = CellsFile(storage, entry).read(["content_hash", "n_genes", "barcode", "source_row"])
-            n = entry.n_rows
-            keys.append(_keys(table, min_genes))
-            shards.append(np.full(n, i))
-            rows.append(np.arange(n))
-            source_rows.append(table.column("source_row").to_numpy())
-            sources.append(np.full(n, rank[entry.config_digest]))
-        if not keys:
-            none = np.empty(0, np.int64)
-            return cls(np.empty((0, 2), np.uint64), none, none, none)
-        by_source = np.lexsort((np.concatenate(source_rows), np.concatenate(sources)))
-        ordered = np.concatenate(keys)[by_source]
+    def of(cls, rows: U64) -> _Cells:
+        by_barcode = (rows[:, 4] & np.uint64(1)).astype(bool)
+        barcode = rows[:, 2] & np.uint64(0xFFFFFFFF00000000)
+        name = np.where(by_barcode, barcode, np.uint64(0))
+        order = np.lexsort((rows[:, 3], name, rows[:, 1], rows[:, 0]))
+        rows, name = rows[order], name[order]
+        keys = np.stack([rows[:, 0], rows[:, 1], name], axis=1)
+        starts = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
         return cls(
-            keys=ordered,
-            shard=np.concatenate(shards)[by_source],
-            row=np.concatenate(rows)[by_source],
-            order=np.lexsort((np.arange(len(ordered)), ordered[:, 1], ordered[:, 0])),
+            keys=keys,
+            by_barcode=by_barcode[order],
+            shard=(rows[:, 2] & np.uint64(0xFFFFFFFF)).astype(np.int64),
+            row=(rows[:, 4] >> np.uint64(1)).astype(np.int64),
+            first=np.flatnonzero(starts),
+            kind=np.cumsum(starts) - 1,
         )
 
-    @cached_property
-    def _by_shard(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        order = np.argsort(self.shard, kind="stable")
-        bounds = np.searchsorted(self.shard[order], np.arange(int(self.shard.max(initial=-1)) + 2))
-        return order, bounds
-
-    def of(self, shard: int) -> npt.NDArray[np.int64]:
-        """Return the positions of one shard's cells."""
-        order, bounds = self._by_shard
-        return order[bounds[shard] : bounds[shard + 1]]
-
-    def later_twins(self) -> npt.NDArray[np.bool_]:
-        """Return which cells have an equal one before them."""
-        ordered = self.keys[self.order]
-        same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(axis=1)])[: self.n]
-        twins = np.zeros(self.n, dtype=bool)
-        twins[self.order] = same
-        return twins
+    def contents(self) -> tuple[U64, npt.NDArray[np.bool_]]:
+        """Return the key of each kind, ascending, and whether barcodes count."""
+        return self.keys[self.first], self.by_barcode[self.first]
 
 
-def _keys(table: object, min_genes: int) -> U64:
-    """Return what duplicates are equal in: the content, and for nearly empty cells the barcode as well."""
-    import pyarrow as pa
-
-    assert isinstance(table, pa.Table)
-    column = table.column("content_hash").combine_chunks()
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks)
-    raw = np.frombuffer(column.buffers()[1], dtype=">u8", offset=column.offset * 16, count=2 * len(column))
-    keys: U64 = raw.astype(np.uint64).reshape(-1, 2)
-    small = table.column("n_genes").to_numpy() < min_genes
-    if small.any():
-        names = table.column("barcode").filter(pa.array(small)).to_numpy().astype(object)
-        barcode = pd.util.hash_array(names, categorize=False)
-        keys[small, 0] ^= barcode
-        keys[small, 1] ^= splitmix64(barcode)
-    return keys
-
-
-def _write_new(
-    storage: Storage,
-    new: Sequence[ShardEntry],
-    cells: _Cells,
-    twin: npt.NDArray[np.bool_],
-    owner: npt.NDArray[np.object_],
-    config: DuplicateConfig,
-    found: Found,
+def _spill(
+    storage: Storage, entries: Sequence[ShardEntry], spill: Spill, config: DuplicateConfig, shown: bool = False
 ) -> None:
-    """Write the overlays and hash runs of new shards."""
-    shown = np.ones(cells.n, dtype=bool) if config.policy != "keep_first" else ~twin
-    by_source: dict[str, list[int]] = defaultdict(list)
-    for i, entry in enumerate(new):
-        by_source[entry.config_digest].append(i)
-    for digest, members in by_source.items():
-        mine = np.concatenate([cells.of(i) for i in members])
-        run = write_run(storage, cells.keys[mine[shown[mine]]])
-        found.duplicates[digest].update(owner[mine[twin[mine]]].tolist())
-        for i in members:
-            here = cells.of(i)
-            rows = np.sort(cells.row[here[twin[here]]]).astype(np.uint32)
-            none = np.empty(0, np.uint32)
-            overlay = Overlay(rows, none) if config.policy == "keep_first" else Overlay(none, rows)
-            name = write_overlay(storage, new[i].dataset, overlay)
-            n_cells = new[i].n_rows - int(overlay.hidden.size)
-            found.entries.append(new[i].model_copy(update={"overlay": name, "hash_run": run, "n_cells": n_cells}))
+    """Deal the cells of shards out to parts, or only those that the snapshot shows."""
+    rank = {digest: i for i, digest in enumerate(dict.fromkeys(entry.config_digest for entry in entries))}
+    for i, entry in enumerate(entries):
+        keys, table = shard_keys(storage, entry, "n_genes", "source_row")
+        near = table.column("n_genes").to_numpy() < config.min_genes
+        source_row = table.column("source_row").to_numpy().astype(np.uint64)
+        rows = np.empty((len(keys), _WIDTH), np.uint64)
+        rows[:, :3] = keys
+        rows[:, 2] |= np.uint64(i)
+        rows[:, 3] = np.uint64(rank[entry.config_digest] << 40) + source_row
+        rows[:, 4] = np.arange(len(keys), dtype=np.uint64) << np.uint64(1) | near
+        # Nearly empty cells are often equal: their barcodes spread them.
+        spread = np.where(near, keys[:, 0] ^ splitmix64(keys[:, 2]), keys[:, 0])
+        part = ((spread >> np.uint64(32)) * np.uint64(spill.n_parts) >> np.uint64(32)).astype(np.int64)
+        if shown and entry.overlay:
+            visible = read_overlay(storage, entry).visible(entry.n_rows)
+            rows, part = rows[visible], part[visible]
+        spill.add(rows, part)
 
 
-def _restore(
-    storage: Storage,
-    stay: Sequence[ShardEntry],
-    runs: Sequence[HashRun],
-    added: U64,
-    config: DuplicateConfig,
-    found: Found,
+def _find(
+    cells: _Cells, index: HashIndex, new: Sequence[ShardEntry], config: DuplicateConfig, twins: Bits, found: Found
 ) -> None:
-    """Show hidden cells again whose twin is neither in the snapshot any more nor among the new cells."""
-    known = sort_hashes(added)
-    by_source: dict[str, list[ShardEntry]] = defaultdict(list)
-    for entry in stay:
-        by_source[entry.config_digest].append(entry)
-    for entries in by_source.values():
-        if not any(entry.overlay for entry in entries):
-            continue
-        cells = _Cells.read(storage, entries, config.min_genes)
-        overlays = [read_overlay(storage, entry) for entry in entries]
-        hidden = np.zeros(cells.n, dtype=bool)
-        for i, overlay in enumerate(overlays):
-            here = cells.of(i)
-            hidden[here] = np.isin(cells.row[here], overlay.hidden)
-        candidates = cells.order[hidden[cells.order]]
-        present = _among(cells.keys[candidates], known)
-        for run in runs:
-            present |= run.contains(cells.keys[candidates])
-        orphans = candidates[~present]
-        # Of several orphans of one content the first is shown.
-        keys = cells.keys[orphans]
-        first = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(orphans)]
-        back = orphans[first]
-        if not back.size:
-            continue
-        known = sort_hashes(np.concatenate([known, cells.keys[back]]))
-        hidden[back] = False
-        run_name = write_run(storage, cells.keys[~hidden])
-        for i, (entry, overlay) in enumerate(zip(entries, overlays, strict=True)):
-            here = cells.of(i)
-            rows = np.sort(cells.row[here[hidden[here]]]).astype(np.uint32)
-            name = write_overlay(storage, entry.dataset, Overlay(rows, overlay.duplicate))
-            update = {"overlay": name, "hash_run": run_name, "n_cells": entry.n_rows - int(rows.size)}
-            found.changed.append(entry.model_copy(update=update))
+    """Find which cells of a part have twins."""
+    if not len(cells.keys):
+        return
+    there = index.find(*cells.contents())
+    owner = there.shown
+    later = np.ones(len(cells.keys), bool)
+    later[cells.first] = False
+    if config.policy == "drop":
+        owner = np.minimum(owner, there.hidden)
+        later |= np.bincount(cells.kind)[cells.kind] > 1
+    whose = owner[cells.kind]
+    twin = np.flatnonzero((whose != NOBODY) | later)
+    names = [entry.dataset for entry in index.entries]
+    pairs, counts = np.unique(np.stack([cells.shard[twin], whose[twin]]), axis=1, return_counts=True)
+    for (shard, who), n in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+        found.duplicates[new[shard].config_digest][THIS if who == NOBODY else names[who]] += n
+    for shard in np.unique(cells.shard[twin]).tolist():
+        rows = cells.row[twin[cells.shard[twin] == shard]]
+        np.bitwise_or.at(twins[shard], rows >> 3, (np.uint8(1) << (rows & 7).astype(np.uint8)).astype(np.uint8))
 
 
-def _among(keys: U64, known: U64) -> npt.NDArray[np.bool_]:
-    """Return which keys are among the known ones."""
-    pair = np.dtype([("high", np.uint64), ("low", np.uint64)])
-    return np.isin(np.ascontiguousarray(keys).view(pair).ravel(), np.ascontiguousarray(known).view(pair).ravel())
+def _orphans(cells: _Cells, leaving: _Cells, index: HashIndex, config: DuplicateConfig, orphans: Spill) -> None:
+    """Find the shards with a hidden cell whose twin leaves, and that no cell which is shown equals."""
+    keys, by_barcode = leaving.contents()
+    stays = np.isin(as_items(keys), as_items(cells.contents()[0]))
+    keys, by_barcode = keys[~stays], by_barcode[~stays]
+    there = index.find(keys, by_barcode)
+    alone = (there.shown == NOBODY) & (there.n_hidden > 0)
+    if config.policy == "drop":
+        alone &= there.n_hidden == 1
+    chosen = np.flatnonzero(alone)
+    if chosen.size:
+        rows = np.column_stack(
+            [keys[chosen], there.hidden[chosen].astype(np.uint64) << np.uint64(1) | by_barcode[chosen]]
+        )
+        orphans.add(rows, there.hidden[chosen] * orphans.n_parts // len(index.entries))
+
+
+def _overlaid(storage: Storage, entry: ShardEntry, twins: npt.NDArray[np.uint8], config: DuplicateConfig) -> ShardEntry:
+    """Return a new shard with its duplicates hidden or marked."""
+    rows = np.flatnonzero(np.unpackbits(twins, bitorder="little")[: entry.n_rows]).astype(np.uint32)
+    none = np.empty(0, np.uint32)
+    overlay = Overlay(none, rows) if config.policy == "mark" else Overlay(rows, none)
+    name = write_overlay(storage, entry.dataset, overlay)
+    return entry.model_copy(update={"overlay": name, "n_cells": entry.n_rows - int(overlay.hidden.size)})
+
+
+def _n_parts(entries: Sequence[ShardEntry]) -> int:
+    return max(1, -(-sum(entry.n_rows for entry in entries) // _PART))
+
+
+def _n_groups(entries: Sequence[ShardEntry]) -> int:
+    """Return in how many groups shards are looked at when hidden cells are shown again: about 16 in each."""
+    return max(1, len(entries) // 16)

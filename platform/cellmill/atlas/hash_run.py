@@ -1,58 +1,94 @@
-"""Runs of content hashes: sorted, written once a commit, and asked which hashes they hold.
+"""Runs of content hashes: sorted records of all cells of some shards, asked which cells they hold.
 
-A run is n records of 16 bytes (the hash, big-endian, ascending), then the first 8 bytes of every 4,096th record (the
-fences), then n, the sha256 of all that, and a mark. The fences tell which blocks may hold a hash, so that asking for a
-few hashes reads a few blocks.
+A run is n records of three little-endian 64-bit numbers, ascending: the two halves of the content hash, and a tag (32
+bits of the barcode's hash, one bit that says whether the snapshot hides the cell, 31 bits with the place of its shard
+among the run's members). Then come every 1,024th record (the fences), the members as JSON, the numbers of records and
+of bytes of members, the sha256 of all that, and a mark. A run is named by its members, which decide what is in it.
+
+Hashes are spread evenly, so the fences and a line between two of them tell almost exactly where a hash would be: asking
+for a few reads a few kilobytes for each, however long the run is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import obstore
 from obstore.exceptions import BaseError
 
+from cellmill.atlas.entry import ShardEntry
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
-BLOCK = 4096
-_MARK = b"CMHASH01"
-_TAIL = 8 + 32 + len(_MARK)
-_RECORD = 16
+BLOCK = 1024
+RECORD = 24
+HIDDEN = 1 << 31
+MARK = b"CMHASH02"
+_TAIL = 16 + 32 + len(MARK)
+_PIECE = 1 << 20
 
 
-def write_run(storage: Storage, hashes: U64) -> str:
-    """Write hashes as a run and return its digest; the same hashes in any order are the same run.
+class Member(NamedTuple):
+    """A shard whose cells are in a run.
 
-    Parameters
+    Attributes
     ----------
-    storage
-        The atlas's storage.
-    hashes : uint64[n, 2]
-        High and low halves.
+    dataset, digest
+        The shard.
+    overlay
+        Digest of its overlay, which says what is hidden.
     """
-    ordered = sort_hashes(hashes)
-    body = ordered.astype(">u8").tobytes() + np.ascontiguousarray(ordered[::BLOCK, 0]).astype(">u8").tobytes()
-    count = struct.pack(">Q", len(ordered))
-    digest = hashlib.sha256(body + count)
-    name = digest.hexdigest()[:32]
-    storage.put_if_absent(f"hashes/{name}", b"".join((body, count, digest.digest(), _MARK)))
-    return name
+
+    dataset: str
+    digest: str
+    overlay: str
+
+    @classmethod
+    def of(cls, entry: ShardEntry) -> Member:
+        """Return a shard's."""
+        return cls(entry.dataset, entry.digest, entry.overlay)
 
 
-def sort_hashes(hashes: U64) -> U64:
-    """Return hashes in ascending order."""
-    ordered: U64 = hashes[np.lexsort((hashes[:, 1], hashes[:, 0]))]
-    return ordered
+def run_name(members: Sequence[Member]) -> str:
+    """Return the name of the run of some members, in ascending order."""
+    return hashlib.sha256(encode_members(members)).hexdigest()[:32]
+
+
+def encode_members(members: Sequence[Member]) -> bytes:
+    """Return members as they stand in the file."""
+    return json.dumps(members, separators=(",", ":")).encode()
+
+
+def tail(n: int, n_members: int, digest: bytes) -> bytes:
+    """Return the end of a run: `digest` is the sha256 of all before it."""
+    return counts(n, n_members) + digest + MARK
+
+
+def counts(n: int, n_members: int) -> bytes:
+    """Return the numbers of records and of bytes of members as they stand in the file."""
+    return struct.pack("<QQ", n, n_members)
 
 
 class HashRun:
-    """A run, opened; only its fences are in memory.
+    """A run, opened; only its fences and members are in memory.
+
+    Attributes
+    ----------
+    n
+        Records.
+    members
+        Shards, ascending; records give their places.
+    fences : uint64 [ceil(n / 1024), 3]
+        First record of each block.
+    bytes_read
+        So far.
 
     Parameters
     ----------
@@ -69,45 +105,31 @@ class HashRun:
         self._storage, self._path = storage, path
         self.bytes_read = 0
         size = self._size()
-        tail = self._range(max(0, size - _TAIL), size)
-        if len(tail) < _TAIL or not tail.endswith(_MARK):
+        (end,) = self._ranges([max(0, size - _TAIL)], [size])
+        if len(end) < _TAIL or end[-len(MARK) :] != MARK:
             raise self._damaged("it is no run of hashes")
-        self.n: int = struct.unpack(">Q", tail[:8])[0]
-        n_fences = -(-self.n // BLOCK)
-        if size != self.n * _RECORD + n_fences * 8 + _TAIL:
+        n, n_members = struct.unpack("<QQ", end[:16])
+        self.n: int = n
+        n_fences = -(-n // BLOCK)
+        if size != (n + n_fences) * RECORD + n_members + _TAIL:
             raise self._damaged("its length is wrong")
-        start = self.n * _RECORD
-        self._fences = np.frombuffer(self._range(start, start + n_fences * 8), dtype=">u8").astype(np.uint64)
+        start = n * RECORD
+        (middle,) = self._ranges([start], [start + n_fences * RECORD + n_members])
+        self.fences: U64 = _records(middle[: n_fences * RECORD])
+        encoded = bytes(middle[n_fences * RECORD :])
+        if hashlib.sha256(encoded).hexdigest()[:32] != path.rpartition("/")[2]:
+            raise self._damaged("its members are not those that it is named by")
+        self.members: tuple[Member, ...] = tuple(Member(*item) for item in json.loads(encoded))
 
-    def contains(self, hashes: U64) -> npt.NDArray[np.bool_]:
-        """Return which hashes are in the run.
+    def read(self, starts: Sequence[int], stops: Sequence[int]) -> U64:
+        """Return the records ``[starts[i], stops[i])`` one after the other, uint64 [m, 3]."""
+        parts = self._ranges([start * RECORD for start in starts], [stop * RECORD for stop in stops])
+        return _records(parts[0] if len(parts) == 1 else b"".join(parts))
 
-        Parameters
-        ----------
-        hashes : uint64[m, 2]
-            In ascending order.
-
-        Returns
-        -------
-        bool[m]
-        """
-        found = np.zeros(len(hashes), dtype=bool)
-        if not self.n or not len(hashes):
-            return found
-        # A value equal to a fence may also stand at the end of the block before it.
-        first = np.maximum(np.searchsorted(self._fences, hashes[:, 0], side="left") - 1, 0)
-        last = np.maximum(np.searchsorted(self._fences, hashes[:, 0], side="right") - 1, 0)
-        start = 0
-        while start < len(hashes):
-            low, high = int(first[start]), int(last[start])
-            stop = start + 1
-            while stop < len(hashes) and first[stop] <= high + 1 and int(last[stop]) - low < _BLOCKS_AT_ONCE:
-                high = max(high, int(last[stop]))
-                stop += 1
-            block = self._records(low, high + 1)
-            found[start:stop] = _isin(hashes[start:stop], block)
-            start = stop
-        return found
+    @property
+    def gap(self) -> int:
+        """Records that are better read for nothing than left out by a second request."""
+        return 128 if self._storage.is_local else 2048
 
     def verify(self) -> None:
         """Read all of the run.
@@ -117,16 +139,12 @@ class HashRun:
         IntegrityError
             Its bytes do not have the checksum they were written with.
         """
-        data = self._storage.get(self._path)
-        digest = hashlib.sha256(data[: -_TAIL + 8])
-        stated = data[-_TAIL + 8 : -len(_MARK)]
-        if digest.digest() != stated or digest.hexdigest()[:32] != self._path.rpartition("/")[2]:
+        state = hashlib.sha256()
+        end = self._size() - len(MARK) - 32
+        for start in range(0, end, _PIECE):
+            state.update(self._ranges([start], [min(start + _PIECE, end)])[0])
+        if state.digest() != self._ranges([end], [end + 32])[0]:
             raise self._damaged("its bytes do not have the checksum they were written with")
-
-    def _records(self, first_block: int, end_block: int) -> U64:
-        stop = min(end_block * BLOCK, self.n)
-        data = self._range(first_block * BLOCK * _RECORD, stop * _RECORD)
-        return np.frombuffer(data, dtype=">u8").astype(np.uint64).reshape(-1, 2)
 
     def _size(self) -> int:
         try:
@@ -134,15 +152,15 @@ class HashRun:
         except (FileNotFoundError, BaseError, OSError) as error:
             raise self._damaged("it is missing") from error
 
-    def _range(self, start: int, end: int) -> bytes:
-        if end <= start:
-            return b""
+    def _ranges(self, starts: list[int], ends: list[int]) -> list[Any]:
+        if len(starts) == 1 and starts[0] == ends[0]:
+            return [b""]
         try:
-            data: Any = obstore.get_range(self._storage.store, self._path, start=start, end=end)
+            found = obstore.get_ranges(self._storage.store, self._path, starts=starts, ends=ends, coalesce=0)
         except (FileNotFoundError, BaseError, OSError) as error:
             raise self._damaged(str(error).splitlines()[0]) from error
-        self.bytes_read += end - start
-        return bytes(data)
+        self.bytes_read += sum(ends) - sum(starts)
+        return [memoryview(part) for part in found]
 
     def _damaged(self, what: str) -> IntegrityError:
         return IntegrityError(
@@ -152,20 +170,5 @@ class HashRun:
         )
 
 
-_BLOCKS_AT_ONCE = 256
-
-
-def _isin(wanted: U64, known: U64) -> npt.NDArray[np.bool_]:
-    """Return which hashes are among the known ones; both ascending."""
-    place = np.searchsorted(known[:, 0], wanted[:, 0], side="left")
-    found = np.zeros(len(wanted), dtype=bool)
-    open_ = np.flatnonzero(place < len(known))
-    while open_.size:
-        here = place[open_]
-        same_high = known[here, 0] == wanted[open_, 0]
-        found[open_] = same_high & (known[here, 1] == wanted[open_, 1])
-        # Equal high halves of different hashes: look at the next record.
-        open_ = open_[same_high & ~found[open_]]
-        place[open_] += 1
-        open_ = open_[place[open_] < len(known)]
-    return found
+def _records(data: Any) -> U64:
+    return np.frombuffer(data, dtype="<u8").reshape(-1, 3)
