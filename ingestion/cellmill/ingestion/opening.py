@@ -28,7 +28,7 @@ def open_source(plan: SourcePlan) -> Source:
         It cannot be opened, or has changed since it was planned.
     """
     assert plan.location is not None
-    key = f"{plan.location} {plan.stamp}"
+    key = f"{plan.location} {plan.stamp} {plan.digest}"
     if key not in _here.sources:
         close_source()
         source = registry.formats()[plan.format].open(Place(plan.location), plan.dataset, plan.config)

@@ -63,6 +63,21 @@ def fetch(remote: RemoteFile, facts: Facts) -> Path:
     return found
 
 
+def cache_limit() -> float:
+    """Return how many bytes each kind of thing in the cache may take.
+
+    Raises
+    ------
+    ConfigError
+        ``$CELLMILL_CACHE_GB`` is no number.
+    """
+    text = os.environ.get("CELLMILL_CACHE_GB") or str(_DEFAULT_GB)
+    try:
+        return float(text) * 1e9
+    except ValueError:
+        raise ConfigError(f"{text!r} is no number.", where="CELLMILL_CACHE_GB", fix="Give gigabytes.") from None
+
+
 def forget(path: Path) -> None:
     """Give up a file whose content is not what its name says."""
     path.unlink(missing_ok=True)
@@ -142,11 +157,7 @@ def _check_space(remote: RemoteFile, facts: Facts, root: Path) -> None:
 
 def _shrink(root: Path, keep: Path) -> None:
     """Delete the files that were not used for longest, until the rest fits."""
-    text = os.environ.get("CELLMILL_CACHE_GB") or str(_DEFAULT_GB)
-    try:
-        limit = float(text) * 1e9
-    except ValueError:
-        raise ConfigError(f"{text!r} is no number.", where="CELLMILL_CACHE_GB", fix="Give gigabytes.") from None
+    limit = cache_limit()
     found = []
     for path in (root / "files").iterdir():
         try:

@@ -40,6 +40,10 @@ GROUP = "cellmill.sources"
 
 BUILT_IN = {
     "h5ad": "cellmill.ingestion.sources.h5ad:FORMAT",
+    "10x_h5": "cellmill.ingestion.sources.tenx_h5:FORMAT",
+    "10x_mtx": "cellmill.ingestion.sources.tenx_mtx:FORMAT",
+    "10x_outs": "cellmill.ingestion.sources.tenx_outs:FORMAT",
+    "loom": "cellmill.ingestion.sources.loom:FORMAT",
 }
 """Formats of Cellmill; they are entry points too, but a checkout need not be installed anew for each of them."""
 

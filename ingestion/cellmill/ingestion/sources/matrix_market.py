@@ -1,0 +1,386 @@
+"""MatrixMarket text to compressed rows on disk: one pass for files in the order of cells, two for others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from cellmill.atlas.jit import compiled
+from cellmill.errors import ResourceError, SourceError
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 22
+_ENTRIES_AT_ONCE = 1 << 22
+_LONGEST_LINE = 1 << 10
+_LONGEST_HEADING = 1 << 20
+_LARGEST = 2**31 - 1
+_FINE, _SYNTAX, _RANGE = 0, 1, 2
+_FIX = "The file is damaged, or cut short: fetch it again."
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a MatrixMarket file says of itself.
+
+    Attributes
+    ----------
+    n_rows, n_columns, n_entries
+        Size of the matrix, and number of lines that follow.
+    field
+        ``integer``, ``real`` or ``pattern`` (no values: each is 1).
+    """
+
+    n_rows: int
+    n_columns: int
+    n_entries: int
+    field: str
+
+
+class MatrixMarket:
+    """The text of a MatrixMarket file in coordinate format, read once from its beginning.
+
+    Parameters
+    ----------
+    blocks
+        The text.
+    where
+        The file, for messages.
+
+    Raises
+    ------
+    SourceError
+        It is no MatrixMarket file, or one of a kind that holds no table of counts.
+    """
+
+    def __init__(self, blocks: Iterator[bytes], where: str) -> None:
+        self._blocks, self._where = blocks, where
+        self._rest = b""
+        self.header = self._read_header()
+
+    def write_rows(self, folder: Path, *, cells_are_columns: bool) -> None:
+        """Write the matrix as compressed rows, one a cell, into a new folder.
+
+        Memory is bounded whatever the size of the matrix and the order of its entries.
+
+        Parameters
+        ----------
+        folder
+            Where `StoredRows` will find them.
+        cells_are_columns
+            Whether the columns are the cells, as 10x writes them.
+
+        Raises
+        ------
+        SourceError
+            A line is no entry of the matrix, or there are more or fewer lines than the header says.
+        ResourceError
+            The disk has no room.
+        """
+        header = self.header
+        n_cells = header.n_columns if cells_are_columns else header.n_rows
+        n_features = header.n_rows if cells_are_columns else header.n_columns
+        dtype = np.dtype(np.float64 if header.field == "real" else np.int32)
+        folder.mkdir(parents=True)
+        _require_room(folder, header.n_entries * (2 * (8 + dtype.itemsize)), self._where)
+        counts = np.zeros(n_cells, np.int64)
+        last, in_order = 0, True
+        with (
+            (folder / "cells").open("wb") as cells,
+            (folder / "indices").open("wb") as indices,
+            (folder / "data").open("wb") as data,
+        ):
+            for row, column, value in self._entries():
+                cell, feature = (column, row) if cells_are_columns else (row, column)
+                in_order = in_order and last <= cell[0] and bool(np.all(cell[1:] >= cell[:-1]))
+                last = int(cell[-1])
+                counts += np.bincount(cell, minlength=n_cells)
+                cell.tofile(cells)
+                feature.tofile(indices)
+                value.astype(dtype, copy=False).tofile(data)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        if not in_order:
+            _sort(folder, indptr, dtype)
+        (folder / "cells").unlink()
+        np.save(folder / "indptr.npy", indptr)
+        (folder / "header.json").write_text(json.dumps({"n_features": n_features, "dtype": dtype.str}))
+
+    def _entries(self) -> Iterator[tuple[I32, I32, npt.NDArray[np.float64]]]:
+        header, seen, line = self.header, 0, 0
+        for block in self._whole_lines():
+            text = np.frombuffer(block, np.uint8)
+            most = block.count(b"\n")
+            row, column, value = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float64)
+            n, read, state = _parse(
+                text, header.field == "pattern", header.n_rows, header.n_columns, row, column, value
+            )
+            if state != _FINE:
+                what = "is no entry" if state == _SYNTAX else "names a place outside of the matrix"
+                raise SourceError(f"Line {line + read + 1:,} of the entries {what}.", where=self._where, fix=_FIX)
+            line += read
+            seen += n
+            if seen > header.n_entries:
+                break
+            if header.field == "integer" and n and float(np.abs(value[:n]).max()) > _LARGEST:
+                raise SourceError(f"There are values above {_LARGEST}.", where=self._where, fix="No count is so large.")
+            if n:
+                yield row[:n], column[:n], value[:n]
+        if seen != header.n_entries:
+            less = "fewer" if seen < header.n_entries else "more"
+            raise SourceError(
+                f"There are {less} entries ({seen:,}) than the header says ({header.n_entries:,}).",
+                where=self._where,
+                fix=_FIX,
+            )
+
+    def _whole_lines(self) -> Iterator[bytes]:
+        """Yield the text in pieces that end with a line."""
+        parts, size = [self._rest], len(self._rest)
+        for block in self._blocks:
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                parts.append(block)
+                size += len(block)
+                if size > _BLOCK + _LONGEST_LINE:
+                    raise SourceError("There is a line without an end.", where=self._where, fix=_FIX)
+                continue
+            yield b"".join([*parts, block[:cut]])
+            parts, size = [block[cut:]], len(block) - cut
+        rest = b"".join(parts)
+        if rest.strip():
+            yield rest + b"\n"
+
+    def _read_header(self) -> Header:
+        words = self._line().decode("ascii", "replace").lower().split()
+        if len(words) != 5 or words[0] != "%%matrixmarket":
+            raise SourceError("The file is not in MatrixMarket format.", where=self._where, fix=_FIX)
+        kind, form, field, symmetry = words[1:]
+        if (kind, form, symmetry) != ("matrix", "coordinate", "general") or field not in ("integer", "real", "pattern"):
+            raise SourceError(
+                f"The file holds a {' '.join(words[1:])}, not a table of counts.",
+                where=self._where,
+                fix="Write it as `matrix coordinate integer general`.",
+            )
+        line = b"%"
+        while line.startswith(b"%") or not line.strip():
+            line = self._line()
+        try:
+            n_rows, n_columns, n_entries = map(int, line.split())
+        except ValueError:
+            raise SourceError("The line with the matrix's size is damaged.", where=self._where, fix=_FIX) from None
+        if min(n_rows, n_columns, n_entries) < 0 or max(n_rows, n_columns) > _LARGEST or n_entries > n_rows * n_columns:
+            raise SourceError(
+                f"A matrix of {n_rows:,} x {n_columns:,} with {n_entries:,} entries cannot be.",
+                where=self._where,
+                fix=_FIX,
+            )
+        return Header(n_rows, n_columns, n_entries, field)
+
+    def _line(self) -> bytes:
+        while b"\n" not in self._rest:
+            block = next(self._blocks, b"")
+            if not block and self._rest:
+                break
+            if not block or len(self._rest) > _LONGEST_HEADING:
+                raise SourceError("The file ends before its entries begin.", where=self._where, fix=_FIX)
+            self._rest += block
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
+class StoredRows:
+    """Compressed rows in a folder, as `MatrixMarket.write_rows` left them.
+
+    Parameters
+    ----------
+    folder
+        The folder; its files stay readable when another process deletes it.
+
+    Raises
+    ------
+    ResourceError
+        The folder has just been deleted.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            header: dict[str, Any] = json.loads((folder / "header.json").read_text())
+            self._indptr: I64 = np.load(folder / "indptr.npy")
+            self._indices = (folder / "indices").open("rb")
+            self._data = (folder / "data").open("rb")
+        except FileNotFoundError as error:
+            raise ResourceError(
+                "A prepared matrix was deleted to make room.", where=str(folder), fix="Set CELLMILL_CACHE_GB higher."
+            ) from error
+        self._dtype = np.dtype(header["dtype"])
+        self.shape = (self._indptr.size - 1, int(header["n_features"]))
+
+    @property
+    def entries(self) -> int:
+        """Number of stored values."""
+        return int(self._indptr[-1])
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return rows ``[start, stop)``."""
+        first, last = int(self._indptr[start]), int(self._indptr[stop])
+        matrix = sparse.csr_matrix((stop - start, self.shape[1]), dtype=self._dtype)
+        matrix.indptr = (self._indptr[start : stop + 1] - first).astype(np.int32)
+        matrix.indices = _read_at(self._indices, np.dtype(np.int32), first, last)
+        matrix.data = _read_at(self._data, self._dtype, first, last)
+        return matrix
+
+    def close(self) -> None:
+        """Close the files."""
+        self._indices.close()
+        self._data.close()
+
+
+def _require_room(folder: Path, size: int, where: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ResourceError(
+            f"Sorting the matrix needs up to {size / 1e9:,.1f} GB, {folder} has {free / 1e9:,.1f} GB.",
+            where=where,
+            fix="Make room, or set CELLMILL_CACHE to a folder on a larger disk.",
+        )
+
+
+def _sort(folder: Path, indptr: I64, dtype: np.dtype[Any]) -> None:
+    """Bring the entries on disk into the order of cells: deal them out to ranges of cells, then sort each range."""
+    # A range begins with the first cell whose entries end beyond the next multiple of the size of a range.
+    starts = np.flatnonzero(np.diff(indptr // _ENTRIES_AT_ONCE))
+    bounds = np.unique(np.concatenate([[0], starts, [indptr.size - 1]]))
+    cursor = indptr[bounds[:-1]].copy()
+    types = {"cells": np.dtype(np.int32), "indices": np.dtype(np.int32), "data": dtype}
+    files = {name: (folder / name).open("r+b") for name in types}
+    dealt = {name: (folder / f"{name}.dealt").open("w+b") for name in types}
+    try:
+        for _ in range(0, int(indptr[-1]), _ENTRIES_AT_ONCE):
+            block = {name: np.fromfile(files[name], types[name], _ENTRIES_AT_ONCE) for name in types}
+            which = np.searchsorted(bounds, block["cells"], side="right") - 1
+            order = np.argsort(which, kind="stable")
+            ends = np.cumsum(np.bincount(which, minlength=bounds.size - 1))
+            for number in np.unique(which).tolist():
+                mine = order[ends[number] - np.count_nonzero(which == number) : ends[number]]
+                for name in types:
+                    _write_at(dealt[name], block[name][mine], int(cursor[number]))
+                cursor[number] += mine.size
+        for start, stop in zip(indptr[bounds[:-1]].tolist(), indptr[bounds[1:]].tolist(), strict=True):
+            part = {name: _read_at(dealt[name], types[name], start, stop) for name in types}
+            order = np.argsort(part["cells"], kind="stable")
+            for name in ("indices", "data"):
+                _write_at(files[name], part[name][order], start)
+    finally:
+        for file in (*files.values(), *dealt.values()):
+            file.close()
+        for name in types:
+            (folder / f"{name}.dealt").unlink()
+
+
+def _write_at(file: BinaryIO, values: npt.NDArray[Any], position: int) -> None:
+    file.seek(position * values.itemsize)
+    file.write(values.tobytes())
+
+
+def _read_at(file: BinaryIO, dtype: np.dtype[Any], start: int, stop: int) -> npt.NDArray[Any]:
+    file.seek(start * dtype.itemsize)
+    return np.fromfile(file, dtype, stop - start)
+
+
+@compiled
+def _parse(
+    text: npt.NDArray[np.uint8],
+    pattern: bool,
+    n_rows: int,
+    n_columns: int,
+    rows: I32,
+    columns: I32,
+    values: npt.NDArray[np.float64],
+) -> tuple[int, int, int]:
+    """Read lines ``row column value``; return how many entries and lines were read, and how it went."""
+    n = 0
+    line = 0
+    i = 0
+    size = text.size
+    wanted = 2 if pattern else 3
+    while i < size:
+        field = 0
+        row = np.int64(0)
+        column = np.int64(0)
+        value = 1.0
+        while True:
+            while text[i] == 32 or text[i] == 9 or text[i] == 13:
+                i += 1
+            if text[i] == 10:
+                break
+            if field == wanted:
+                return n, line, _SYNTAX
+            negative = text[i] == 45
+            if negative or text[i] == 43:
+                i += 1
+            mantissa = 0.0
+            exponent = 0
+            digits = 0
+            while 48 <= text[i] <= 57:
+                mantissa = mantissa * 10.0 + (text[i] - 48)
+                digits += 1
+                i += 1
+            if field == 2 and text[i] == 46:
+                i += 1
+                while 48 <= text[i] <= 57:
+                    if digits < 18:
+                        mantissa = mantissa * 10.0 + (text[i] - 48)
+                        exponent -= 1
+                    digits += 1
+                    i += 1
+            if digits == 0:
+                return n, line, _SYNTAX
+            if field == 2 and (text[i] == 101 or text[i] == 69):
+                i += 1
+                down = text[i] == 45
+                if down or text[i] == 43:
+                    i += 1
+                power = 0
+                start = i
+                while 48 <= text[i] <= 57 and power < 1000:
+                    power = power * 10 + (text[i] - 48)
+                    i += 1
+                if i == start:
+                    return n, line, _SYNTAX
+                exponent += -power if down else power
+            if not (text[i] == 32 or text[i] == 9 or text[i] == 13 or text[i] == 10):
+                return n, line, _SYNTAX
+            if field < 2:
+                if negative or mantissa > 2147483647.0:
+                    return n, line, _RANGE
+                if field == 0:
+                    row = np.int64(mantissa)
+                else:
+                    column = np.int64(mantissa)
+            else:
+                value = mantissa / 10.0**-exponent if exponent < 0 else mantissa * 10.0**exponent
+                value = -value if negative else value
+            field += 1
+        i += 1
+        if field == 0:
+            line += 1
+            continue
+        if field < wanted:
+            return n, line, _SYNTAX
+        if row < 1 or row > n_rows or column < 1 or column > n_columns:
+            return n, line, _RANGE
+        rows[n] = row - 1
+        columns[n] = column - 1
+        values[n] = value
+        n += 1
+        line += 1
+    return n, line, _FINE
