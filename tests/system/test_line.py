@@ -21,7 +21,7 @@ from cellmill.errors import DownloadError
 from cellmill.ingestion.datasets import fetch
 from cellmill.serving.config import ServeConfig
 from cellmill.serving.server import running
-from tests.system.readme import blocks, commands, configurations
+from tests.system.documents import blocks, commands, configurations
 
 CELLS_PER_DONOR = 120
 SERVE, ASK = "cellmill serve serve.yaml", "curl"
