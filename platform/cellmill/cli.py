@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
         "cellmill.ingestion.cli:ingest", DATA, "Add data sets to an atlas: genes harmonised, counts checked."
     ),
     "atlas": Entry("cellmill.atlas.cli:app", DATA, "Look into an atlas: log, show, query, verify."),
+    "stream": Entry("cellmill.stream.cli:app", DATA, "Measure the stream of tokens on your machine and cells."),
     "pretrain": Entry("cellmill.training.cli:pretrain", MODELS, "Train a model on an atlas, generatively."),
     "finetune": Entry("cellmill.training.cli:finetune", MODELS, "Teach a model your cell types, beside baselines."),
     "embed": Entry("cellmill.training.cli:embed", MODELS, "Write cell embeddings into an h5ad."),
