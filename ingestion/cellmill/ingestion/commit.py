@@ -33,8 +33,8 @@ def commit(
 
     def plan(snapshot: Snapshot) -> Change | None:
         nonlocal found
-        present = {entry.key for entry in snapshot.shards}
-        new = [entry for entry in entries if entry.key not in present]
+        present = {entry.planned for entry in snapshot.shards}
+        new = [entry for entry in entries if entry.planned not in present]
         gone = [entry for entry in snapshot.shards if _superseded(entry, plans)]
         if not new and not gone:
             return None

@@ -9,6 +9,7 @@ from typing import Literal
 import anndata as ad
 
 from cellmill.atlas import Atlas, ShardEntry
+from cellmill.atlas.lease import Lease
 from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
@@ -109,9 +110,22 @@ def _ingest(
 ) -> IngestResult:
     _refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
+    # What is found from here on is not collected as garbage before it is committed.
+    with Lease(atlas.storage, "write", [name for plan in planned for name in _names(plan)]):
+        return _ingest_leased(config, atlas, planned, backend, memory, guard)
+
+
+def _ingest_leased(
+    config: IngestConfig,
+    atlas: Atlas,
+    planned: Sequence[SourcePlan],
+    backend: Backend,
+    memory: Source | None,
+    guard: Callable[[], None] | None,
+) -> IngestResult:
     here = atlas.snapshot().shards
     _refuse_renamed(planned, here)
-    present = {entry.key for entry in here}
+    present = {entry.planned for entry in here}
     done = [_is_present(atlas, plan, present) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
@@ -213,6 +227,13 @@ def _refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) 
                 where=plan.url,
                 fix=f"Leave it out, or set `dataset: {name}`.",
             )
+
+
+def _names(plan: SourcePlan) -> list[str]:
+    """Return the beginnings of the keys that an ingestion of a source writes or finds."""
+    shards_of = [f"shards/{plan.dataset}/{digest}.zarr/" for digest in plan.shard_digests]
+    cells_of = [f"cells/{plan.dataset}/{digest}.parquet" for digest in plan.shard_digests]
+    return [staging.prefix(plan), *shards_of, *cells_of]
 
 
 def _is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]]) -> bool:

@@ -21,7 +21,7 @@ from cellmill.storage import Storage
 def stage(storage: Storage, plan: SourcePlan, chunk: int, blocks: dict[int, Block], receipt: Row) -> None:
     """Write a chunk's blocks where the tasks that make shards find them, then its receipt."""
     for shard, block in blocks.items():
-        storage.put(f"{_prefix(plan)}/{shard:06d}/{chunk:06d}.arrow", _encode(block))
+        storage.put(f"{prefix(plan)}/{shard:06d}/{chunk:06d}.arrow", _encode(block))
     storage.put(_receipt(plan, chunk), json.dumps(receipt, default=_listed).encode())
 
 
@@ -36,21 +36,22 @@ def receipt(storage: Storage, plan: SourcePlan, chunk: int) -> Row | None:
 
 def staged(storage: Storage, plan: SourcePlan, shard: int) -> list[Block]:
     """Read what all chunks have for a shard, in the order of the source."""
-    return [_decode(storage.get(key)) for key in storage.list(f"{_prefix(plan)}/{shard:06d}")]
+    return [_decode(storage.get(key)) for key in storage.list(f"{prefix(plan)}/{shard:06d}")]
 
 
 def clear(storage: Storage, plan: SourcePlan) -> None:
     """Delete what was staged for a source."""
-    storage.delete_tree(_prefix(plan))
+    storage.delete_tree(prefix(plan))
 
 
-def _prefix(plan: SourcePlan) -> str:
+def prefix(plan: SourcePlan) -> str:
+    """Return the folder of what is staged for a source."""
     # Another division into chunks is another plan: blocks of the two must not meet in one shard.
     return f"staging/{plan.digest[:32]}-{len(plan.chunks)}-{plan.n_shards}"
 
 
 def _receipt(plan: SourcePlan, chunk: int) -> str:
-    return f"{_prefix(plan)}/receipts/{chunk:06d}.json"
+    return f"{prefix(plan)}/receipts/{chunk:06d}.json"
 
 
 def _listed(value: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cellmill.atlas.catalog import Catalog, Change, LogEntry
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.lease import Lease
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.errors import AtlasError, SourceError
 from cellmill.genes import Vocabulary, VocabularyStore
@@ -157,8 +158,18 @@ class Atlas:
         ------
         ConflictError
             Other writers were faster, time after time.
+        LockError
+            This process was paused for so long that files which it was about to commit may have been collected.
         """
-        return self._catalog.commit(lambda version, entries: plan(Snapshot(self, version, entries)))
+        # Under the lease, what `plan` finds in the storage or writes there is not collected before it is committed.
+        with Lease(self.storage, "commit") as lease:
+
+            def leased(version: int, entries: tuple[ShardEntry, ...]) -> Change | None:
+                change = plan(Snapshot(self, version, entries))
+                lease.check()
+                return change
+
+            return self._catalog.commit(leased)
 
     def verify(self, version: int | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
         """Read every byte of a snapshot and compare it with its checksums."""

@@ -39,6 +39,10 @@ class ShardEntry(Config):
         Digest of the run of content hashes that includes this shard's cells; empty for none.
     created
         UTC, ISO 8601.
+    origin
+        Digest of the shard that this one was rewritten from when cells were withdrawn; empty for none.
+    withdrawals
+        Numbers of the withdrawals that took cells of it, with commas between; empty for none.
     """
 
     dataset: str
@@ -61,11 +65,18 @@ class ShardEntry(Config):
     overlay: str = ""
     hash_run: str = ""
     created: str = ""
+    origin: str = ""
+    withdrawals: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
         """Data set and digest: the order of shards in a snapshot."""
         return self.dataset, self.digest
+
+    @property
+    def planned(self) -> tuple[str, str]:
+        """Data set, and digest as an ingestion plans it: that of the shard before cells were withdrawn."""
+        return self.dataset, self.origin or self.digest
 
     @property
     def shard_path(self) -> str:

@@ -1,0 +1,61 @@
+"""Leases: who works on what, and who waits for whom."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cellmill.atlas import Atlas
+from cellmill.atlas.lease import FOLDER, Lease, LeaseRecord, all_leases, live_leases, lost_key
+from cellmill.errors import LockError
+from cellmill.storage import Storage
+
+
+def test_a_lease_is_seen_renewed_and_given_back(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    with Lease(storage, "write", ["staging/a/"], ttl_s=0.3) as lease:
+        (seen,) = live_leases(storage, time.time())
+        assert seen.covers("staging/a/x")
+        assert not seen.covers("staging/b/x")
+        time.sleep(0.6)
+        assert [found.id for found in live_leases(storage, time.time())] == [lease.record.id]
+        assert all_leases(storage)[0].expires > seen.expires
+    assert all_leases(storage) == []
+
+
+def test_a_writer_waits_for_a_collection_and_a_commit_covers_everything(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    order = []
+
+    def write() -> None:
+        with Lease(storage, "commit") as lease:
+            order.append("write")
+            assert lease.record.covers("overlays/d/1.parquet")
+
+    with Lease(storage, "collect"):
+        thread = threading.Thread(target=write)
+        thread.start()
+        time.sleep(0.3)
+        order.append("collected")
+    thread.join()
+    assert order == ["collected", "write"]
+
+
+def test_a_lost_lease_forbids_the_commit(tmp_path: Path) -> None:
+    atlas = Atlas.create(tmp_path)
+
+    def plan(_: object) -> None:
+        (mine,) = all_leases(atlas.storage)
+        atlas.storage.put(lost_key(mine.id), b"")
+
+    with pytest.raises(LockError, match="paused"):
+        atlas.update(plan)
+    assert atlas.snapshot().version == 0
+
+
+def test_a_lease_that_cannot_be_read_covers_everything(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.put(f"{FOLDER}/x.json", b"{")
+    (found,) = live_leases(storage, time.time())
+    assert found == LeaseRecord(id="x", kind="commit", owner="unknown", expires=float("inf"))
