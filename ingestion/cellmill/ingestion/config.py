@@ -59,7 +59,8 @@ class SourceConfig(Config):
     ----------
     path
         The file or folder, or a pattern (``data/*.h5ad``) of those that together are the data set: a path, or the URL
-        of an object store (``s3://``, ``gs://``, ``az://``) or of a web server (``https://``).
+        of an object store (``s3://``, ``gs://``, ``az://``) or of a web server (``https://``); or a release of the
+        CELLxGENE Census (``census:2025-11-08/homo_sapiens``).
     format
         The format, by the name of its plug-in; ``auto`` looks into the file.
     dataset
@@ -75,6 +76,8 @@ class SourceConfig(Config):
         A second column of ``var``, asked where the first does not lead to a gene.
     modality
         What the features are, where neither the format nor ``var`` says so.
+    group
+        The measurement of a TileDB-SOMA experiment (``RNA``), or the modality of a MuData file by its name there.
     genome
         The genome to read, of a file that holds several.
     assembly
@@ -97,6 +100,7 @@ class SourceConfig(Config):
     genes: str = "auto"
     symbols: str | None = None
     modality: Literal["auto", "rna", "atac", "protein"] = "auto"
+    group: str | None = None
     genome: str | None = None
     assembly: str | None = None
     obs: dict[str, str] | Literal["all"] = Field(default_factory=dict)

@@ -31,7 +31,7 @@ def find_places(pattern: str) -> list[Place]:
                 "A web server cannot list its files.", where=pattern, fix="Give one source for each URL, without `*`."
             )
         return [Place(pattern)]
-    if not glob.has_magic(pattern):
+    if not glob.has_magic(pattern) or Place(pattern).is_opaque:
         return [Place(pattern)]
     storage = Storage.open(pattern)
     if storage.is_local:

@@ -15,6 +15,7 @@ from cellmill.ingestion.sources.cache import fetch, forget
 from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file
 from cellmill.storage import Storage
 
+_OPAQUE = ("census:", "tiledb:")
 _ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
 
 
@@ -33,7 +34,7 @@ class Place:
     Parameters
     ----------
     location
-        A path, a ``file://`` URL, or a URL of an object store or a web server.
+        A path, a ``file://`` URL, or a URL of an object store, a web server or TileDB (``census:``, ``tiledb:``).
 
     Raises
     ------
@@ -43,7 +44,7 @@ class Place:
 
     def __init__(self, location: str | Path) -> None:
         text = str(location)
-        if is_web(text):
+        if is_web(text) or text.startswith(_OPAQUE):
             self.location, self._path = text, None
         else:
             storage = Storage.open(text)
@@ -54,6 +55,11 @@ class Place:
 
     def __repr__(self) -> str:
         return f"Place({self.url!r})"
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether only a library of its own can look into it."""
+        return self.location.startswith(_OPAQUE)
 
     @property
     def is_local(self) -> bool:
@@ -72,6 +78,8 @@ class Place:
         """Whether it is a folder; on a web server, which has none, a folder is what holds a zarr group."""
         if self._path is not None:
             return self._path.is_dir()
+        if self.is_opaque:
+            return True
         if is_web(self.location):
             # Servers answer for folders with a page, so a file is not asked for first.
             likely = urlsplit(self.location).path.rstrip("/").endswith(".zarr") or self.location.endswith("/")

@@ -43,6 +43,7 @@ BUILT_IN = {
     "10x_h5": "cellmill.ingestion.sources.tenx_h5:FORMAT",
     "10x_mtx": "cellmill.ingestion.sources.tenx_mtx:FORMAT",
     "10x_outs": "cellmill.ingestion.sources.tenx_outs:FORMAT",
+    "soma": "cellmill.ingestion.sources.soma:FORMAT",
     "loom": "cellmill.ingestion.sources.loom:FORMAT",
 }
 """Formats of Cellmill; they are entry points too, but a checkout need not be installed anew for each of them."""
@@ -93,6 +94,8 @@ def resolve(place: Place, config: SourceConfig) -> SourceFormat:
                 f"The format {config.format!r} is not known.", where=place.url, fix=f"There are: {', '.join(known)}."
             )
         return known[config.format]
+    if place.is_opaque:
+        return known["soma"]
     if not place.exists:
         raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
     found = [one for one in known.values() if one.recognises(place)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from scipy import sparse
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.inflate import inflated, lines
+from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.matrix_market import MatrixMarket, StoredRows
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.prepared import prepared
@@ -160,19 +160,6 @@ FORMAT = TenxMtxFormat()
 def matrices(folder: Place) -> list[Place]:
     """Return the files of a folder that are called like a matrix."""
     return [Place(f"{folder.location}/{name}") for name in children(folder) if _MATRIX.match(name)]
-
-
-def children(folder: Place) -> list[str]:
-    """Return the names in a folder, sorted; folders of web servers cannot be listed and seem empty."""
-    if folder.is_local:
-        return sorted(os.listdir(folder.local_path()))
-    if folder.location.startswith(("http://", "https://")):
-        return []
-    listed = folder.storage().store.list_with_delimiter()
-    return sorted(
-        path.rstrip("/").rpartition("/")[2]
-        for path in (*listed["common_prefixes"], *(item["path"] for item in listed["objects"]))
-    )
 
 
 def find_parts(place: Place) -> Parts:

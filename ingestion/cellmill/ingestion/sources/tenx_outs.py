@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources import tenx_h5, tenx_mtx
 from cellmill.ingestion.sources.base import Source
+from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.tenx_features import check_genome
-from cellmill.ingestion.sources.tenx_mtx import children, matrices
+from cellmill.ingestion.sources.tenx_mtx import matrices
 
 _MATRICES = (
     "filtered_feature_bc_matrix.h5",
