@@ -16,7 +16,7 @@ MAX_NARROW_FEATURES = (1 << 16) - 1
 
 
 BLOSC = (b"lz4", 5, 2)
-"""Compressor, level and shuffle (of bits) of each chunk."""
+"""Compressor, level and shuffle (of bits) of each chunk, as numcodecs has them; `codecs` says the same to zarr."""
 
 
 def index_dtype(n_features: int) -> np.dtype[Any]:
@@ -38,9 +38,7 @@ def codecs(dtype: npt.DTypeLike) -> list[Any]:
     """Return the codecs after serialisation: blosc lz4 with bit shuffle, then a checksum of each chunk."""
     from zarr.codecs import BloscCodec, Crc32cCodec
 
-    name, level, number = BLOSC
-    shuffle = ("noshuffle", "shuffle", "bitshuffle")[number]
     return [
-        BloscCodec(cname=name.decode(), clevel=level, shuffle=shuffle, typesize=np.dtype(dtype).itemsize),
+        BloscCodec(cname="lz4", clevel=BLOSC[1], shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
         Crc32cCodec(),
     ]

@@ -49,8 +49,12 @@ class CountsWriter:
             root = zarr.open_group(storage.zarr_store(path), mode="a", zarr_format=3)
             root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
             matrix = root.require_group("X")
-            about = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_features]}
-            matrix.attrs.update(about)
+            described: Any = {
+                "encoding-type": "csr_matrix",
+                "encoding-version": "0.1.0",
+                "shape": [n_cells, n_features],
+            }
+            matrix.attrs.update(described)
             for name, (length, dtype, fill) in arrays.items():
                 _declare(matrix, name, length, dtype, fill)
         self._root = root
