@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cellmill.atlas.cells import FIXED, VIRTUAL, CellsFile, unify
+from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.predicate import Predicate, parse
@@ -62,6 +62,7 @@ class Snapshot:
         for schema in self.each(lambda entry: self.cells_file(entry).schema, self.shards):
             for item in schema:
                 found.setdefault(item.name, item.type)
+        found.update(dict.fromkeys(CATALOG, pa.string()))
         found.update(dict.fromkeys(VIRTUAL, pa.bool_()))
         return found
 
