@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from cellmill.atlas.catalog import Change
@@ -45,7 +46,7 @@ def rollback(atlas: Atlas, version: int | str, message: str = "") -> tuple[int, 
     return atlas.update(plan)
 
 
-def _refuse_withdrawn(target: Snapshot, there: dict[tuple[str, str], object]) -> None:
+def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]]) -> None:
     storage = target.atlas.storage
     withdrawals = active_withdrawals(storage)
     for entry in target.shards:
