@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -109,6 +111,42 @@ class Storage:
     def put(self, key: str, data: bytes) -> None:
         """Write `data` under `key`; a reader sees the old bytes or the new ones, never a part."""
         self.store.put(key, data)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return bytes of what is stored under `key`, fewer if it ends before.
+
+        Parameters
+        ----------
+        key
+            The file.
+        start
+            The first byte; counted from the end if it is negative.
+        length
+            How many.
+
+        Raises
+        ------
+        SourceError
+            There is nothing under `key`, or the store does not answer.
+        """
+        try:
+            if self._root is not None:
+                with (self._root / key).open("rb", buffering=0) as file:
+                    end = file.seek(0, os.SEEK_END)
+                    file.seek(start if start >= 0 else max(0, end + start))
+                    return file.read(length)
+            if start < 0:
+                found: Any = obstore.get(self.store, key, options={"range": {"suffix": -start}})
+                return bytes(found.bytes())[:length]
+            return bytes(obstore.get_range(self.store, key, start=start, length=length)) if length else b""
+        except FileNotFoundError:
+            raise SourceError("There is no such file.", where=self.join(key), fix="Check the path.") from None
+        except (BaseError, OSError) as error:
+            raise SourceError(f"The store does not answer: {_first_line(error)}", where=self.join(key)) from error
+
+    def put_parts(self, key: str, parts: Iterable[Any]) -> None:
+        """Write buffers one after the other under `key`; a reader sees all of them or what was there before."""
+        self.store.put(key, iter(parts))
 
     def put_file(self, key: str, path: Path) -> None:
         """Copy a local file, of any size, to `key`; a reader sees all of it or none."""

@@ -238,5 +238,5 @@ def test_the_command_plans_ingests_and_says_when_nothing_changes(tmp_path: Path)
     assert not (tmp_path / "atlas").exists()
     assert pd.DataFrame(planned["plan"] if isinstance(planned, dict) else planned)["cells"].tolist() == [50]
     assert json.loads(CliRunner().invoke(load_app(), run).stdout)["changed"]
-    again = json.loads(CliRunner().invoke(load_app(), [*run, "--set", "chunk_mb=1"]).stdout)
+    again = json.loads(CliRunner().invoke(load_app(), [*run, "--set", "task_memory_mb=64"]).stdout)
     assert not again["changed"]

@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 )
 def test_other_cells_are_left_out_and_counted(source: Path, tmp_path: Path, where: str, n: int) -> None:
     wanted = {"where": where, "obs": {"age": "age"}}
-    (report,) = ingest(config(tmp_path / "atlas", source, source=wanted, chunk_mb=1)).reports
+    (report,) = ingest(config(tmp_path / "atlas", source, source=wanted, task_memory_mb=64)).reports
     assert report.dropped == {"outside of `where`": 60 - n}
     assert report.cells_out == n
     kept = read(tmp_path / "atlas", where=where)

@@ -27,7 +27,7 @@ import sys
 from cellmill.ingestion import IngestConfig, ingest
 print("ready", flush=True)
 ingest(IngestConfig.model_validate({
-    "atlas": sys.argv[2], "backend": "local", "shard_cells": 500, "chunk_mb": 2,
+    "atlas": sys.argv[2], "backend": "local", "shard_cells": 500, "task_memory_mb": 64,
     "sources": [{"path": sys.argv[1], "dataset": "cells"}],
 }))
 """

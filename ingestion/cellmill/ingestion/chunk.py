@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
 from cellmill.ingestion.config import QualityConfig
-from cellmill.ingestion.counts import Counts, gather
+from cellmill.ingestion.counts import Counts, Rows, ranges
 from cellmill.ingestion.filtering import parse_where, wanted
 from cellmill.ingestion.harmonising import harmonise_rows
 from cellmill.ingestion.obs import kept_columns, obs_table
@@ -21,11 +21,11 @@ from cellmill.ingestion.sources import Source
 
 @dataclass(frozen=True)
 class Block:
-    """Harmonised cells, in any number.
+    """Harmonised cells of one shard, in the order of their ranks.
 
     Attributes
     ----------
-    counts
+    rows
         Raw counts.
     cells
         Metadata, one row a cell, without ``shard`` and ``row``.
@@ -33,7 +33,7 @@ class Block:
         By which cells are ordered in their shard.
     """
 
-    counts: Counts
+    rows: Rows
     cells: pa.Table
     rank: npt.NDArray[np.uint64]
 
@@ -67,38 +67,38 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     CountsError
         A value in these rows is no raw count.
     """
-    where = f"{plan.url}: {plan.place}, cells {start} to {stop - 1}"
-    raw = source.rows(plan.place, start, stop)
-    counts, umis = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
-    del raw
-    measures = measure(counts, plan.feature_kinds)
-    hashes = content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys)
+    umis = np.zeros(len(plan.mapping.target))
+    parts: list[Counts] = []
+    measured: list[Measures] = []
+    hashes: list[npt.NDArray[np.uint64]] = []
+    starts = source.starts(plan.place)
+    # Raw values are wide, and many copies of them are made: only a few cells are raw at a time.
+    for a, b in ranges(starts[start + 1 : stop + 1] - starts[start], plan.entries_at_once):
+        where = f"{plan.url}: {plan.place}, cells {start + a} to {start + b - 1}"
+        raw = source.rows(plan.place, start + a, start + b)
+        counts, sums = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
+        umis += sums
+        parts.append(counts)
+        measured.append(measure(counts, plan.feature_kinds))
+        hashes.append(content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys))
+    measures = Measures.joined(measured)
     inside = wanted(source, parse_where(plan.config.where, source), start, stop)
     kept, dropped = judge(measures, quality, inside)
     rows = np.flatnonzero(kept)
     shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
     order = np.lexsort((rank, shard))
     rows, shard, rank = rows[order], shard[order], rank[order]
-    cells = _metadata(plan, source, start, rows, measures, hashes[rows])
-    counts = counts.take(rows)
+    cells = _metadata(plan, source, start, rows, measures, np.concatenate(hashes)[rows])
+    first = np.cumsum([0, *(counts.n_cells for counts in parts)])
+    part = np.searchsorted(first, rows, side="right") - 1
+    every = Rows(parts, part, rows - first[part])
     bounds = np.searchsorted(shard, np.arange(plan.n_shards + 1))
     blocks = {
-        number: Block(counts.slice(a, b), cells.slice(a, b - a), rank[a:b])
+        number: Block(every.take(np.arange(a, b)), cells.slice(a, b - a), rank[a:b])
         for number, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         if b > a
     }
     return ChunkResult(blocks, umis, dropped)
-
-
-def join(blocks: list[Block]) -> Block:
-    """Put the blocks of one shard together and bring its cells into their final order."""
-    rank = np.concatenate([block.rank for block in blocks])
-    order = np.argsort(rank, kind="stable")
-    sizes = [block.rank.size for block in blocks]
-    part = np.repeat(np.arange(len(blocks)), sizes)[order]
-    row = np.concatenate([np.arange(size) for size in sizes])[order]
-    cells = pa.concat_tables([block.cells for block in blocks], promote_options="permissive")
-    return Block(gather([block.counts for block in blocks], part, row), cells.take(pa.array(order)), rank[order])
 
 
 def _metadata(

@@ -126,8 +126,9 @@ class IngestConfig(Config):
         Licences that a source may have; a source of another one is refused. Empty requires none.
     shard_cells
         Cells in a shard.
-    chunk_mb
-        Memory that a task may use for the matrix it reads; larger files are read in more chunks.
+    task_memory_mb
+        Memory in MB that a task may use for cells, copies included; larger files are read in more chunks. The process
+        itself, with its libraries, takes about 400 MB beside it.
     backend
         ``ray`` runs chunks as Ray Data tasks, ``local`` runs them in this process.
     cluster
@@ -142,7 +143,7 @@ class IngestConfig(Config):
     duplicates: DuplicateConfig = DuplicateConfig()
     require_licence: tuple[str, ...] = ()
     shard_cells: int = Field(default=65_536, ge=1)
-    chunk_mb: int = Field(default=256, ge=1)
+    task_memory_mb: int = Field(default=1024, ge=64)
     backend: Literal["ray", "local"] = "ray"
     cluster: ClusterConfig = ClusterConfig()
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cellmill.atlas.jit import compiled
+from cellmill.atlas.layout import count_dtype, index_dtype
 from cellmill.counts import TOLERANCE, check_counts
 from cellmill.errors import CountsError
 from cellmill.ingestion.counts import Counts
@@ -37,7 +38,7 @@ def harmonise_rows(
     Returns
     -------
     counts
-        Features ascending within a row, counts of one feature summed, no zeros; not yet in the narrowest dtypes.
+        Features ascending within a row, counts of one feature summed, no zeros.
     umis : float64 [n_in]
         Sum of each input column, whether it has a feature or not.
 
@@ -47,18 +48,33 @@ def harmonise_rows(
         A value is no raw count, or the sum of several columns is above 2**32 - 1.
     """
     values = matrix.data.view(np.uint8) if matrix.data.dtype == bool else matrix.data
-    indices = np.empty(values.size, dtype=np.int32)
-    data = np.empty(values.size, dtype=np.uint32)
+    # One more, since an entry is written before it is known to be wanted.
+    indices = np.empty(values.size + 1, dtype=index_dtype(n_features))
     indptr = np.zeros(matrix.shape[0] + 1, dtype=np.int64)
-    umis = np.zeros(matrix.shape[1], dtype=np.float64)
-    state = _harmonise(matrix.indptr.astype(np.int64), matrix.indices, values, target, indices, data, indptr, umis)
+    starts = matrix.indptr.astype(np.int64)
+    for dtype in dict.fromkeys((_narrowest(values), np.dtype(np.uint32))):
+        data = np.empty(values.size + 1, dtype=dtype)
+        umis = np.zeros(matrix.shape[1], dtype=np.float64)
+        largest = int(np.iinfo(dtype).max)
+        state = _harmonise(starts, matrix.indices, values, target, indices, data, indptr, umis, largest)
+        if state != _TOO_LARGE:
+            break
     if state == _NO_COUNT:
         check_counts(values, where)  # says what is wrong, and raises
         raise CountsError("The matrix holds values that are no counts.", where=where)
     if state == _TOO_LARGE:
         raise CountsError("The columns of one gene add up to more than 2**32 - 1.", where=where)
     n = int(indptr[-1])
+    if n < values.size // 2:
+        # What is kept shall not hold on to memory for what is not.
+        return Counts(indptr, indices[:n].copy(), data[:n].copy(), n_features), umis
     return Counts(indptr, indices[:n], data[:n], n_features), umis
+
+
+def _narrowest(values: npt.NDArray[Any]) -> np.dtype[Any]:
+    """Return the dtype that holds the largest value, if it is a count."""
+    largest = float(values.max(initial=0))
+    return count_dtype(round(largest)) if 0 <= largest <= _LARGEST else np.dtype(np.uint32)
 
 
 @compiled
@@ -67,48 +83,49 @@ def _harmonise(
     columns: npt.NDArray[Any],
     values: npt.NDArray[Any],
     target: npt.NDArray[np.int32],
-    out_indices: npt.NDArray[np.int32],
-    out_data: npt.NDArray[np.uint32],
+    out_indices: npt.NDArray[Any],
+    out_data: npt.NDArray[Any],
     out_indptr: I64,
     umis: npt.NDArray[np.float64],
+    largest: int,
 ) -> int:
     position = 0
     for row in range(indptr.size - 1):
         start = position
-        last = -1
+        last = np.int64(-1)
         ascending = True
-        for i in range(indptr[row], indptr[row + 1]):
-            value = np.float64(values[i])
+        own_values, own_columns = values[indptr[row] : indptr[row + 1]], columns[indptr[row] : indptr[row + 1]]
+        for i in range(own_values.size):
+            value = np.float64(own_values[i])
             count = np.rint(value)
             # Written so that NaN fails it too.
             if not (abs(value - count) <= TOLERANCE and 0.0 <= count <= _LARGEST):
                 return _NO_COUNT
-            if count == 0.0:
-                continue
-            column = columns[i]
+            column = own_columns[i]
             umis[column] += count
-            feature = target[column]
-            if feature < 0:
-                continue
-            ascending = ascending and feature > last
-            last = feature
+            feature = np.int64(target[column])
             out_indices[position] = feature
-            out_data[position] = np.uint32(count)
-            position += 1
+            out_data[position] = np.int64(count)
+            if feature >= 0 and count > 0.0:
+                if count > largest:
+                    return _TOO_LARGE
+                ascending = bool(ascending and feature > last)
+                last = feature
+                position += 1
         if not ascending:
             order = np.argsort(out_indices[start:position])
             features, counts = out_indices[start:position][order], out_data[start:position][order]
             end = start - 1
-            last = -1
+            last = np.int64(-1)
             total = np.int64(0)
             for i in range(features.size):
                 if features[i] == last:
                     total += np.int64(counts[i])
-                    if total > _LARGEST:
+                    if total > largest:
                         return _TOO_LARGE
                 else:
                     end += 1
-                    last = features[i]
+                    last = np.int64(features[i])
                     total = np.int64(counts[i])
                 out_indices[end] = last
                 out_data[end] = total

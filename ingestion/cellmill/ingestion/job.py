@@ -60,7 +60,7 @@ class RayBackend:
             raise ResourceError(
                 f"A task failed {_RETRIES + 1} times in a row ({type(error).__name__}).",
                 where="ingestion",
-                fix="If memory ran out, lower `chunk_mb` or `shard_cells`; Ray's log says more.",
+                fix="If memory ran out, lower `task_memory_mb` or `shard_cells`; Ray's log says more.",
             ) from error
 
 

@@ -17,6 +17,7 @@ from cellmill.errors import ConfigError, GeneMappingError
 from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.filtering import parse_where
+from cellmill.ingestion.memory import chunks_of, entries_at_once
 from cellmill.ingestion.obs import renamed_columns
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.quality import feature_kinds
@@ -25,8 +26,6 @@ from cellmill.ingestion.sources.base import INDEX
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
-
-_BYTES_PER_ENTRY = 24  # value, index, and the copies that harmonising makes of them
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,9 @@ class SourcePlan:
     n_cells, n_shards
         Size of the source, and in how many shards it will be.
     chunks
-        Ranges of rows that are read at once.
+        Ranges of rows; each is read by one task.
+    entries_at_once
+        Stored values that a task reads at once, of a few cells of its chunk.
     digest
         Identity of the result: of the input, of what the configuration says about it, and of the recipe.
     """
@@ -70,11 +71,17 @@ class SourcePlan:
     n_cells: int
     n_shards: int
     chunks: tuple[tuple[int, int], ...]
+    entries_at_once: int
     digest: str
 
     def shard_digest(self, number: int) -> str:
         """Return the identity of one shard."""
         return hashlib.sha256(f"{self.digest}/{number}/{self.n_shards}".encode()).hexdigest()[:32]
+
+    @property
+    def division(self) -> str:
+        """Identity of the division into chunks."""
+        return hashlib.sha256(repr(self.chunks).encode()).hexdigest()[:8]
 
     @cached_property
     def feature_keys(self) -> npt.NDArray[np.uint64]:
@@ -139,7 +146,6 @@ def plan_source(
     if len(set(wanted.values())) < len(wanted):
         raise ConfigError("Two obs columns would have one name.", where=source.url, fix="Give each its own.")
     n_cells = source.n_cells
-    per_chunk = _rows_per_chunk(n_cells, source.entries(place), ingest.chunk_mb)
     identity = {
         "input": source.sha256,
         "source": config.model_dump(mode="json", exclude={"path", "format"}, exclude_defaults=True),
@@ -165,14 +171,10 @@ def plan_source(
         mapping=harmonise(names, organism=organism, symbols=symbols, config=ingest.genes),
         n_cells=n_cells,
         n_shards=-(-n_cells // ingest.shard_cells),
-        chunks=tuple((a, min(a + per_chunk, n_cells)) for a in range(0, n_cells, per_chunk)),
+        chunks=chunks_of(source.starts(place), ingest.task_memory_mb),
+        entries_at_once=entries_at_once(ingest.task_memory_mb),
         digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
-
-
-def _rows_per_chunk(n_cells: int, entries: int, megabytes: int) -> int:
-    per_cell = max(1.0, entries / max(1, n_cells)) * _BYTES_PER_ENTRY
-    return max(1, int(megabytes * 1e6 / per_cell))
 
 
 def _column(var: pd.DataFrame, name: str, url: str, key: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Measures:
     rna_genes: I64
     rna_counts: I64
     mito_share: npt.NDArray[np.float32]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Measures]) -> Measures:
+        """Return the measures of cells of several parts, one after the other."""
+        return cls(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
 def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
@@ -123,12 +128,14 @@ def _sum(
     indptr: I64, indices: npt.NDArray[Any], data: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], sums: I64
 ) -> None:
     for row in range(indptr.size - 1):
-        for i in range(indptr[row], indptr[row + 1]):
-            count = np.int64(data[i])
-            kind = kinds[indices[i]]
-            sums[0, row] += count
-            if kind != _OTHER:
-                sums[1, row] += 1
-                sums[2, row] += count
-            if kind == _MITOCHONDRIAL:
-                sums[3, row] += count
+        counts, columns = data[indptr[row] : indptr[row + 1]], indices[indptr[row] : indptr[row + 1]]
+        every, genes, rna, mito = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+        for i in range(counts.size):
+            count = np.int64(counts[i])
+            kind = kinds[columns[i]]
+            of_genes = np.int64(kind != _OTHER)
+            every += count
+            genes += of_genes
+            rna += of_genes * count
+            mito += np.int64(kind == _MITOCHONDRIAL) * count
+        sums[0, row], sums[1, row], sums[2, row], sums[3, row] = every, genes, rna, mito

@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 
 from cellmill.atlas import ShardEntry
 from cellmill.atlas.cells import FIXED, write_cells
-from cellmill.atlas.writing import checksum, shard_keys, write_counts
+from cellmill.atlas.chunk_writing import Digests
+from cellmill.atlas.writing import CountsWriter, checksum, shard_keys
 from cellmill.genes import Vocabulary
-from cellmill.ingestion.chunk import Block
+from cellmill.ingestion.merging import Merged
 from cellmill.ingestion.plan import RECIPE, SourcePlan
 from cellmill.storage import Storage
 
 _ENTRY = b"cellmill.entry"
 
 
-def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabulary: Vocabulary) -> ShardEntry:
+def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabulary: Vocabulary) -> ShardEntry:
     """Write a shard and, after it, its cells' metadata, which marks it as complete."""
     digest = plan.shard_digest(number)
     features = plan.mapping.features
@@ -29,11 +30,11 @@ def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabul
     draft = ShardEntry(
         dataset=plan.dataset,
         digest=digest,
-        n_cells=block.counts.n_cells,
-        n_rows=block.counts.n_cells,
+        n_cells=cells.n_cells,
+        n_rows=cells.n_cells,
         n_features=len(features),
-        nnz=block.counts.data.size,
-        max_genes=int(np.diff(block.counts.indptr).max(initial=0)),
+        nnz=int(cells.indptr[-1]),
+        max_genes=int(np.diff(cells.indptr).max(initial=0)),
         bytes=0,
         checksum="",
         organism=plan.mapping.features[0].organism or plan.organism,
@@ -46,36 +47,29 @@ def write(storage: Storage, plan: SourcePlan, number: int, block: Block, vocabul
         vocabulary_digest=needed.digest(),
     )
     # What an interrupted run left is overwritten: the same input makes the same files, byte for byte.
-    write_counts(
-        storage,
-        draft.shard_path,
-        indptr=block.counts.indptr,
-        indices=block.counts.indices,
-        data=block.counts.data,
-        features=features,
-        tokens=tokens.astype(np.uint32),
-        barcodes=block.cells["barcode"].to_pylist(),
-    )
-    write_cells(storage, draft.cells_path, _table(block, draft))
-    return _sealed(storage, draft)
+    size = {"n_cells": draft.n_rows, "n_features": draft.n_features, "nnz": draft.nnz}
+    writer = CountsWriter(storage, draft.shard_path, **size, largest=cells.largest)
+    for indices, data in cells.entries():
+        writer.append(indices, data)
+    known = writer.finish(cells.indptr, features, tokens.astype(np.uint32), cells.cells["barcode"].to_pylist())
+    write_cells(storage, draft.cells_path, _table(cells.cells, draft))
+    return _sealed(storage, draft, known)
 
 
-def _sealed(storage: Storage, draft: ShardEntry) -> ShardEntry:
-    digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest))
+def _sealed(storage: Storage, draft: ShardEntry, known: Digests | None = None) -> ShardEntry:
+    digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest), known)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return draft.model_copy(update={"bytes": size, "checksum": digest, "created": created})
 
 
-def _table(block: Block, entry: ShardEntry) -> pa.Table:
+def _table(cells: pa.Table, entry: ShardEntry) -> pa.Table:
     n = entry.n_rows
     own = {
         "shard": pa.array([entry.digest] * n),
         "row": pa.array(np.arange(n, dtype=np.int32)),
     }
-    fixed = {
-        name: own.get(name, block.cells[name] if name in block.cells.column_names else None) for name in FIXED.names
-    }
-    others = {name: block.cells[name] for name in block.cells.column_names if name not in fixed}
+    fixed = {name: own.get(name, cells[name] if name in cells.column_names else None) for name in FIXED.names}
+    others = {name: cells[name] for name in cells.column_names if name not in fixed}
     # Dictionaries depend on how the source was cut into chunks; text does not.
     table = pa.table({name: _as_text(column) for name, column in {**fixed, **others}.items()}).combine_chunks()
     return table.replace_schema_metadata({_ENTRY: entry.model_dump_json()})

@@ -13,8 +13,9 @@ from cellmill.errors import IntegrityError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Row
-from cellmill.ingestion.chunk import join, process_chunk
+from cellmill.ingestion.chunk import process_chunk
 from cellmill.ingestion.config import QualityConfig
+from cellmill.ingestion.merging import Merged
 from cellmill.ingestion.opening import open_source
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.sources import Source
@@ -62,14 +63,14 @@ class ReadChunk:
         result = process_chunk(plan, source, start, stop, self.quality)
         sizes = np.zeros(plan.n_shards, np.int64)
         for shard, block in result.blocks.items():
-            sizes[shard] = block.counts.n_cells
+            sizes[shard] = block.rank.size
         row = {
             "cells_in": stop - start,
             "shard_cells": sizes,
             "dropped": json.dumps(result.dropped),
             "umis": result.umis,
         }
-        staging.stage(self.storage, plan, chunk, result.blocks, row)
+        staging.stage(self.storage, plan, chunk, result.blocks.items(), row)
         return row
 
 
@@ -105,9 +106,9 @@ class MakeShard:
             return {"entry": "", "cells": 0, "source": which}
         entry = shards.existing(self.storage, plan, shard)
         if entry is None:
-            block = join(staging.staged(self.storage, plan, shard))
-            _check(plan, expected, block.counts.n_cells)
-            entry = shards.write(self.storage, plan, shard, block, self.vocabulary)
+            blocks = staging.staged(self.storage, plan, shard)
+            _check(plan, expected, sum(block.rank.size for block in blocks))
+            entry = shards.write(self.storage, plan, shard, Merged(blocks), self.vocabulary)
         _check(plan, expected, entry.n_rows)
         return {"entry": entry.model_dump_json(), "cells": entry.n_cells, "source": which}
 

@@ -15,6 +15,10 @@ MAX_NARROW_FEATURES = (1 << 16) - 1
 """Columns that 16 bits can number, with one number left over for none."""
 
 
+BLOSC = (b"lz4", 5, 2)
+"""Compressor, level and shuffle (of bits) of each chunk, as numcodecs has them; `codecs` says the same to zarr."""
+
+
 def index_dtype(n_features: int) -> np.dtype[Any]:
     """Return the dtype of column indices."""
     return np.dtype(np.uint16 if n_features <= MAX_NARROW_FEATURES else np.uint32)
@@ -35,6 +39,6 @@ def codecs(dtype: npt.DTypeLike) -> list[Any]:
     from zarr.codecs import BloscCodec, Crc32cCodec
 
     return [
-        BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
+        BloscCodec(cname="lz4", clevel=BLOSC[1], shuffle="bitshuffle", typesize=np.dtype(dtype).itemsize),
         Crc32cCodec(),
     ]

@@ -12,10 +12,100 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cellmill.atlas.chunk_writing import ChunkWriter, Digests
 from cellmill.atlas.layout import CHUNK, codecs, count_dtype, entries_per_file, index_dtype
 from cellmill.atlas.pipeline import fast_codecs
 from cellmill.genes import Feature
 from cellmill.storage import Storage
+
+
+class CountsWriter:
+    """Counts, genes and barcodes of a shard as one zarr group; entries are appended in the order of rows.
+
+    Parameters
+    ----------
+    storage, path
+        Where; what an interrupted run left there is overwritten.
+    n_cells, n_features
+        Rows and columns.
+    nnz
+        Number of entries that will be appended.
+    largest
+        The largest count among them.
+    """
+
+    def __init__(self, storage: Storage, path: str, *, n_cells: int, n_features: int, nnz: int, largest: int) -> None:
+        import zarr
+
+        self._storage, self._path = storage, path
+        narrow = index_dtype(n_features)
+        # A file that is lost reads as the fill value, so each array has one that never occurs in it.
+        arrays = {
+            "indptr": (n_cells + 1, np.dtype(np.int64), -1),
+            "indices": (nnz, narrow, int(np.iinfo(narrow).max)),
+            "data": (nnz, count_dtype(largest), 0),
+        }
+        with fast_codecs(storage.is_local):
+            root = zarr.open_group(storage.zarr_store(path), mode="a", zarr_format=3)
+            root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+            matrix = root.require_group("X")
+            described: Any = {
+                "encoding-type": "csr_matrix",
+                "encoding-version": "0.1.0",
+                "shape": [n_cells, n_features],
+            }
+            matrix.attrs.update(described)
+            for name, (length, dtype, fill) in arrays.items():
+                _declare(matrix, name, length, dtype, fill)
+        self._root = root
+        self._writers = {name: ChunkWriter(storage, f"{path}/X/{name}", *about) for name, about in arrays.items()}
+
+    def append(self, indices: npt.NDArray[Any], data: npt.NDArray[Any]) -> None:
+        """Add entries: columns ascending within a row, counts above zero and at most `largest`."""
+        self._writers["indices"].append(indices)
+        self._writers["data"].append(data)
+
+    def finish(
+        self,
+        indptr: npt.NDArray[np.int64],
+        features: Sequence[Feature],
+        tokens: npt.NDArray[np.uint32],
+        barcodes: Sequence[str],
+    ) -> Digests:
+        """Write what is left, and all that describes the entries.
+
+        Parameters
+        ----------
+        indptr : int64[n_cells + 1]
+            Where rows begin.
+        features, tokens : uint32[n_features]
+            What the columns are, and their token ids.
+        barcodes
+            Names of the rows.
+
+        Returns
+        -------
+        Digests
+            Of the files of counts, which need not be read again to be known.
+        """
+        from anndata.io import write_elem
+
+        self._writers["indptr"].append(indptr)
+        digests: Digests = {}
+        for writer in self._writers.values():
+            writer.close()
+            digests |= writer.digests
+        var = pd.DataFrame(
+            {"token": tokens.astype(np.uint32), "symbol": [feature.symbol for feature in features]},
+            index=pd.Index([feature.id for feature in features], name="feature_id"),
+        )
+        with fast_codecs(self._storage.is_local), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="zarr v3 autosharding")
+            write_elem(self._root, "var", var)
+            # Tokens say what counts are counts of, so they carry checksums as counts do.
+            _declare(self._root.require_group("var"), "token", tokens.size, np.dtype(np.uint32), fill=0)[:] = tokens
+            write_elem(self._root, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode", dtype=str)))
+        return digests
 
 
 def write_counts(
@@ -28,63 +118,30 @@ def write_counts(
     features: Sequence[Feature],
     tokens: npt.NDArray[np.uint32],
     barcodes: Sequence[str],
-) -> None:
-    """Write counts, genes and barcodes as one zarr group.
-
-    Parameters
-    ----------
-    storage, path
-        Where.
-    indptr, indices, data
-        CSR over `features`: columns ascending within a row, counts above zero.
-    features, tokens : uint32[n_features]
-        What the columns are, and their token ids.
-    barcodes
-        Names of the rows.
-    """
-    import zarr
-    from anndata.io import write_elem
-
-    n_cells, n_features = indptr.size - 1, len(features)
-    with fast_codecs(storage.is_local), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="zarr v3 autosharding")
-        root = zarr.open_group(storage.zarr_store(path), mode="a", zarr_format=3)
-        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        matrix = root.require_group("X")
-        matrix.attrs.update(
-            {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_features]}
-        )
-        # A file that is lost reads as the fill value, so each array has one that never occurs in it.
-        narrow = index_dtype(n_features)
-        _write(matrix, "indptr", indptr.astype(np.int64, copy=False), fill=-1)
-        _write(matrix, "indices", indices.astype(narrow, copy=False), fill=int(np.iinfo(narrow).max))
-        _write(matrix, "data", data.astype(count_dtype(int(data.max(initial=0))), copy=False), fill=0)
-        var = pd.DataFrame(
-            {"token": tokens.astype(np.uint32), "symbol": [feature.symbol for feature in features]},
-            index=pd.Index([feature.id for feature in features], name="feature_id"),
-        )
-        write_elem(root, "var", var)
-        # Tokens say what counts are counts of, so they carry checksums as counts do.
-        _write(root.require_group("var"), "token", tokens.astype(np.uint32), fill=0)
-        write_elem(root, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode", dtype=str)))
+) -> Digests:
+    """Write a shard's group whose entries are all in memory: CSR over `features`; see `CountsWriter`."""
+    size = {"n_cells": indptr.size - 1, "n_features": len(features), "nnz": indices.size}
+    writer = CountsWriter(storage, path, **size, largest=int(data.max(initial=0)))
+    writer.append(indices, data)
+    return writer.finish(indptr, features, tokens, barcodes)
 
 
-def _write(group: Any, name: str, values: npt.NDArray[Any], fill: int) -> None:
+def _declare(group: Any, name: str, length: int, dtype: np.dtype[Any], fill: int) -> Any:
     array = group.create_array(
         name,
-        shape=values.shape,
-        dtype=values.dtype,
+        shape=(length,),
+        dtype=dtype,
         chunks=(CHUNK,),
-        shards=(entries_per_file(values.size),),
-        compressors=codecs(values.dtype),
+        shards=(entries_per_file(length),),
+        compressors=codecs(dtype),
         fill_value=fill,
         overwrite=True,
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    array[:] = values
+    return array
 
 
-def checksum(storage: Storage, keys: Iterable[str]) -> tuple[str, int]:
+def checksum(storage: Storage, keys: Iterable[str], known: Digests | None = None) -> tuple[str, int]:
     """Return the sha256 over names and sha256 digests of files, and their size in bytes.
 
     Parameters
@@ -93,9 +150,14 @@ def checksum(storage: Storage, keys: Iterable[str]) -> tuple[str, int]:
         Where the files are.
     keys
         The files, relative to `storage`.
+    known
+        Digests of files that need not be read.
     """
+    known = known or {}
 
     def digest(key: str) -> tuple[str, int]:
+        if key in known:
+            return f"{key} {known[key][0]}\n", known[key][1]
         content = storage.get(key)
         return f"{key} {hashlib.sha256(content).hexdigest()}\n", len(content)
 

@@ -23,6 +23,7 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Storage, ShardEntry
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cellmill.atlas.layout.CHUNK", 64)
         patch.setattr("cellmill.atlas.writing.CHUNK", 64)
+        patch.setattr("cellmill.atlas.chunk_writing.CHUNK", 64)
         patch.setattr("cellmill.atlas.layout.CHUNKS_PER_SHARD", 4)
         atlas = Atlas.create(tmp_path_factory.mktemp("chunks"))
         entry = add_shard(atlas, "data", random_counts(90, 40, largest=300))

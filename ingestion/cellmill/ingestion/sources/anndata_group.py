@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -71,9 +73,9 @@ class AnnDataGroupSource:
         own = [place for place in ("raw.X", "X") if self._key(place) in self._root]
         return [*named, *own, *(place for place in layers if place not in named)]
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values of the matrix at `place`."""
-        return self._matrix(place).entries
+    def starts(self, place: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each cell begin among all that are stored at `place`."""
+        return self._matrix(place).starts
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -50,8 +52,11 @@ class Source(Protocol):
         """Return the places where counts may be, the likeliest first."""
         ...
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values of the matrix at `place`."""
+    def starts(self, place: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each cell begin among all that are stored at `place`: int64 [n_cells + 1].
+
+        What is read at once is chosen by it: it is exact, or an upper bound, wherever the format tells it.
+        """
         ...
 
     def var(self, place: str) -> pd.DataFrame:

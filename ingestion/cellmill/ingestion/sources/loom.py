@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -78,9 +80,10 @@ class LoomSource:
         named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
         return [*named, "X", *(place for place in layers if place not in named)]
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values: all of them, for loom is dense."""
-        return int(self._matrix(place).size)
+    def starts(self, place: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each cell begin: every value is stored, for loom is dense."""
+        self._matrix(place)
+        return np.arange(self.n_cells + 1, dtype=np.int64) * int(self._shape[0])
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the attributes of rows; the index is the position."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal
 
 import h5py
@@ -10,6 +12,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.vector import Vector
 
 Layout = Literal["csr", "csc", "dense"]
 _ENTRIES_AT_ONCE = 1 << 22
@@ -48,6 +51,7 @@ class H5Matrix:
             refuse_bombs(part, where)
         if self.layout == "dense":
             return
+        self._indices, self._data = Vector(item["indices"]), Vector(item["data"])
         self._indptr: npt.NDArray[np.int64] = item["indptr"][:].astype(np.int64)
         major = self.shape[0] if self.layout == "csr" else self.shape[1]
         n = item["data"].shape[0]
@@ -60,11 +64,20 @@ class H5Matrix:
         ):
             raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
 
-    @property
-    def entries(self) -> int:
-        """Number of stored values."""
-        n: int = self.shape[0] * self.shape[1] if self.layout == "dense" else self._item["data"].shape[0]
-        return n
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where the values of each row begin among all that are stored: int64 [rows + 1]."""
+        if self.layout == "csr":
+            return self._indptr
+        if self.layout == "dense":
+            return np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]
+        starts = np.zeros(self.shape[0] + 1, np.int64)
+        for first, last in self._spans():
+            row = self._indices.read(first, last)
+            if int(row.min()) < 0 or int(row.max()) >= self.shape[0]:
+                raise SourceError("The sparse matrix names rows that are not there.", where=self._where, fix=_FIX)
+            starts[1:] += np.bincount(row, minlength=self.shape[0])
+        return np.cumsum(starts)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``[start, stop)``.
@@ -96,29 +109,31 @@ class H5Matrix:
         first, last = int(self._indptr[start]), int(self._indptr[stop])
         return (
             self._indptr[start : stop + 1] - first,
-            self._item["indices"][first:last],
-            self._item["data"][first:last],
+            self._indices.read(first, last),
+            self._data.read(first, last),
         )
 
     def _csc(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """Go over all entries, and keep those of the rows."""
         rows, columns, values = [], [], []
-        n = self.entries
-        for first in range(0, n, _ENTRIES_AT_ONCE):
-            last = min(first + _ENTRIES_AT_ONCE, n)
-            row = self._item["indices"][first:last]
+        for first, last in self._spans():
+            row = self._indices.read(first, last)
             hit = np.flatnonzero((row >= start) & (row < stop))
             if not hit.size:
                 continue
             rows.append(row[hit].astype(np.int64) - start)
             columns.append(np.searchsorted(self._indptr, hit + first, side="right") - 1)
-            values.append(self._item["data"][first:last][hit])
+            values.append(self._data.read(first, last)[hit])
         if not rows:
             return np.zeros(stop - start + 1, np.int64), np.empty(0, np.int32), np.empty(0, self._item["data"].dtype)
         row, column = np.concatenate(rows), np.concatenate(columns).astype(np.int32)
         order = np.argsort(row, kind="stable")
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=stop - start))])
         return indptr, column[order], np.concatenate(values)[order]
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        n = int(self._item["data"].shape[0])
+        return ((first, min(first + _ENTRIES_AT_ONCE, n)) for first in range(0, n, _ENTRIES_AT_ONCE))
 
     def _describe(self) -> tuple[Layout, tuple[int, int]]:
         if isinstance(self._item, h5py.Dataset):

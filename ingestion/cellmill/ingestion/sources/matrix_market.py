@@ -225,9 +225,9 @@ class StoredRows:
         self.shape = (self._indptr.size - 1, int(header["n_features"]))
 
     @property
-    def entries(self) -> int:
-        """Number of stored values."""
-        return int(self._indptr[-1])
+    def starts(self) -> I64:
+        """Where each row begins: int64 [rows + 1]."""
+        return self._indptr
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``[start, stop)``."""

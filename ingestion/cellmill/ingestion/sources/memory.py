@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -66,10 +67,14 @@ class AnnDataSource:
         own = ["X"] if self._adata.X is not None else []
         return [*first, *raw, *own, *(place for place in layers if place not in first)]
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values of the matrix at `place`."""
+    def starts(self, place: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each cell begin among all that are stored at `place`."""
         matrix = self._matrix(place)
-        return int(matrix.nnz if sparse.issparse(matrix) else matrix.size)
+        if not sparse.issparse(matrix):
+            return np.arange(matrix.shape[0] + 1, dtype=np.int64) * int(matrix.shape[1])
+        starts = np.zeros(matrix.shape[0] + 1, np.int64)
+        np.cumsum(matrix.getnnz(axis=1), out=starts[1:])
+        return starts
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""

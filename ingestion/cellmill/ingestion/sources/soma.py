@@ -101,11 +101,9 @@ class SomaSource:
         own = ["X"] if _MAIN in found else []
         return [*named, *raw, *own, *(place for place in layers if place not in named)]
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values of the matrix at `place`."""
-        array = self._array(place)
-        with _reading(self.url):
-            return int(array.nnz) if array.soma_type == "SOMASparseNDArray" else int(np.prod(array.shape))
+    def starts(self, place: str) -> I64:
+        """Return where the values of each cell begin at `place`, as if cells were alike: only their number is known."""
+        return np.arange(self.n_cells + 1, dtype=np.int64) * -(-self._stored(place) // self.n_cells)
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table of the measurement."""
@@ -193,6 +191,12 @@ class SomaSource:
             layers = self._measurement_at(place).X
             return layers[_MAIN if place in ("X", "raw.X") else place.removeprefix("layers/")]
 
+    def _stored(self, place: str) -> int:
+        """Return the number of stored values."""
+        array = self._array(place)
+        with _reading(self.url):
+            return int(array.nnz) if array.soma_type == "SOMASparseNDArray" else int(np.prod(array.shape))
+
     def _features(self, place: str) -> tuple[pd.DataFrame, I64]:
         """Return the features' table in the order of its ids, and these."""
         key = "raw.X" if place == "raw.X" else "X"
@@ -209,7 +213,7 @@ class SomaSource:
         lines = [self._measurement, str(self.n_cells)]
         if self._place.is_opaque:
             # Nothing can be listed; a release of the Census does not change, and carries its date.
-            lines += [self._place.location, *(f"{place} {self.entries(place)}" for place in self.places())]
+            lines += [self._place.location, *(f"{place} {self._stored(place)}" for place in self.places())]
         else:
             storage = self._place.storage()
             folders = ["obs", *(f"ms/{name}/{part}" for name in measurements for part in ("var", "X"))]

@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -107,9 +108,9 @@ class TenxH5Source:
         """Return the one place of the counts."""
         return ["X"]
 
-    def entries(self, place: str) -> int:
-        """Return the number of stored values."""
-        return self._at(place).entries
+    def starts(self, place: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
+        return self._at(place).starts
 
     def var(self, place: str) -> pd.DataFrame:
         """Return ids, symbols, types, modalities and genomes of the features."""
