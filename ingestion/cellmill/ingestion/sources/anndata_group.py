@@ -35,6 +35,8 @@ class AnnDataGroupSource:
         The open HDF5 file or zarr group.
     check
         What to ask before an array of a table is read.
+    matrix_check
+        What to ask before a matrix is read.
 
     Raises
     ------
@@ -42,9 +44,9 @@ class AnnDataGroupSource:
         It has no cells, or its tables cannot be read.
     """
 
-    def __init__(self, place: Place, name: str, root: Any, check: Check) -> None:
+    def __init__(self, place: Place, name: str, root: Any, check: Check, matrix_check: Check | None = None) -> None:
         self.name, self.url, self.stamp = name, place.url, place.stamp
-        self._place, self._root, self._check = place, root, check
+        self._place, self._root, self._check, self._matrix_check = place, root, check, matrix_check
         self._tables: dict[str, Table] = {}
         self._vars: dict[str, pd.DataFrame] = {}
         self._matrices: dict[str, H5Matrix] = {}
@@ -79,7 +81,7 @@ class AnnDataGroupSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
-        key = "var" if place != "raw.X" else next(key for key in ("raw/var", "raw.var", "var") if key in self._root)
+        key = self._var_key(place)
         if key not in self._vars:
             self._vars[key] = with_modality(self._table(key).frame())
         return self._vars[key]
@@ -105,6 +107,9 @@ class AnnDataGroupSource:
         """Return where a place is in the file; before AnnData 0.7, ``raw.X`` was a name."""
         return "raw/X" if place == "raw.X" and "raw.X" not in self._root else place
 
+    def _var_key(self, place: str) -> str:
+        return "var" if place != "raw.X" else next(key for key in ("raw/var", "raw.var", "var") if key in self._root)
+
     def _table(self, key: str) -> Table:
         if key not in self._tables:
             self._tables[key] = Table(self._root[key], f"{self.url}: {key}", self._check, self._categories(key))
@@ -124,8 +129,11 @@ class AnnDataGroupSource:
                 raise SourceError(
                     f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
                 )
-            matrix = H5Matrix(self._root[key], f"{self.url}: {place}")
+            matrix = H5Matrix(self._root[key], f"{self.url}: {place}", check=self._matrix_check)
             if matrix.shape[0] != self.n_cells:
                 raise SourceError(f"{place} has {matrix.shape[0]:,} rows, obs has {self.n_cells:,}.", where=self.url)
+            features = self._table(self._var_key(place)).n_rows
+            if matrix.shape[1] != features:
+                raise SourceError(f"{place} has {matrix.shape[1]:,} columns, var has {features:,}.", where=self.url)
             self._matrices[place] = matrix
         return self._matrices[place]

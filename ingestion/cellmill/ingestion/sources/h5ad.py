@@ -6,8 +6,8 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.anndata_group import AnnDataGroupSource
 from cellmill.ingestion.sources.base import Source
+from cellmill.ingestion.sources.bombs import refuse_bombs
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
-from cellmill.ingestion.sources.matrix import refuse_bombs
 from cellmill.ingestion.sources.place import Place
 
 
@@ -17,8 +17,9 @@ class H5ad:
     name = "h5ad"
 
     def recognises(self, place: Place) -> bool:
-        """Return whether it is HDF5 with tables of cells and features."""
-        return {"obs", "var"} <= hdf5_names(place)
+        """Return whether it is HDF5 with one table of cells and one of features."""
+        names = hdf5_names(place)
+        return {"obs", "var"} <= names and "mod" not in names
 
     def open(self, place: Place, name: str, config: SourceConfig) -> Source:
         """Open a file.

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.matrix import UNREADABLE
 
 Check = Callable[[Any, str], None]
 """Refuses an array that claims more than it can hold; called before an array is read."""
@@ -72,8 +73,8 @@ class Table:
         rows = slice(start, self.n_rows if stop is None else stop)
         try:
             return self._of_records(name, rows) if self._records else self._of_group(name, rows)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnicodeDecodeError) as error:
-            raise self._error(f"the column {name!r} cannot be read: {error}") from error
+        except (*UNREADABLE, KeyError, TypeError) as error:
+            raise self._error(f"the column {name!r} cannot be read: {str(error) or type(error).__name__}") from error
 
     def frame(self) -> pd.DataFrame:
         """Return the whole table."""
