@@ -6,8 +6,8 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.anndata_group import AnnDataGroupSource
 from cellmill.ingestion.sources.base import Source
-from cellmill.ingestion.sources.bombs import refuse_bombs
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
+from cellmill.ingestion.sources.hdf5_tree import Hdf5Tree
 from cellmill.ingestion.sources.place import Place
 
 
@@ -37,7 +37,7 @@ class H5ad:
                     where=place.url,
                     fix="Give an AnnData file as written by `adata.write_h5ad`.",
                 )
-            return AnnDataGroupSource(place, name, file, refuse_bombs)
+            return AnnDataGroupSource(place, name, Hdf5Tree(file))
         except SourceError:
             file.close()
             raise

@@ -153,8 +153,8 @@ class H5Matrix:
         kind = str(attributes.get("encoding-type", attributes.get("h5sparse_format", "")))
         shape = attributes.get("shape", attributes.get("h5sparse_shape"))
         layouts: dict[str, Layout] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
-        parts = {"data", "indices", "indptr"}
-        if kind not in layouts or shape is None or not parts <= set(self._item):
+        parts = ("data", "indices", "indptr")
+        if kind not in layouts or shape is None or not all(part in self._item for part in parts):
             raise SourceError(f"A matrix of the kind {kind!r} is not known.", where=self._where, fix=_FIX)
         try:
             rows, columns = (int(n) for n in shape)
