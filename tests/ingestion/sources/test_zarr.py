@@ -46,7 +46,7 @@ def _quiet() -> Iterator[None]:
 
 
 def write_zarr(adata: Any, path: Path, version: int, **settings: Any) -> Path:
-    group = zarr.open_group(path, mode="w", zarr_format=version)  # type: ignore[arg-type]
+    group = zarr.open_group(path, mode="w", zarr_format=version)
     ad.io.write_elem(group, "/", adata, dataset_kwargs=settings)
     return path
 
@@ -97,7 +97,7 @@ def test_shards_are_read(tmp_path: Path, index_location: str) -> None:
     root: Any = zarr.open_group(path, mode="r+")
     values = root["X/data"][:]
     del root["X/data"]
-    codec = zarr.codecs.ShardingCodec(chunk_shape=(64,), index_location=index_location)  # type: ignore[arg-type]
+    codec = zarr.codecs.ShardingCodec(chunk_shape=(64,), index_location=index_location)
     array = root.create_array(
         "X/data",
         shape=values.shape,
