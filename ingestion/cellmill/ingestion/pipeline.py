@@ -98,6 +98,9 @@ def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
         A pattern finds nothing.
     """
     for source in config.sources:
+        if source.features is not None:
+            # Tasks may run in another working directory.
+            source = source.model_copy(update={"features": Place(source.features).location})
         for place in find_places(source.path):
             yield place, source.dataset or _name(place), source
 
