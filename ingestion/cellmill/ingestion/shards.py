@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from cellmill.atlas import ShardEntry
 from cellmill.atlas.cells import FIXED, write_cells
 from cellmill.atlas.chunk_writing import Digests
+from cellmill.atlas.summary import summarise
 from cellmill.atlas.writing import CountsWriter, checksum, shard_keys
 from cellmill.genes import Vocabulary
 from cellmill.ingestion.merging import Merged
@@ -52,7 +53,9 @@ def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabu
     for indices, data in cells.entries():
         writer.append(indices, data)
     known = writer.finish(cells.indptr, features, tokens.astype(np.uint32), cells.cells["barcode"].to_pylist())
-    write_cells(storage, draft.cells_path, _table(cells.cells, draft))
+    table = _table(cells.cells, draft)
+    draft = draft.model_copy(update=summarise(table))
+    write_cells(storage, draft.cells_path, table.replace_schema_metadata({_ENTRY: draft.model_dump_json()}))
     return _sealed(storage, draft, known)
 
 
@@ -71,8 +74,7 @@ def _table(cells: pa.Table, entry: ShardEntry) -> pa.Table:
     fixed = {name: own.get(name, cells[name] if name in cells.column_names else None) for name in FIXED.names}
     others = {name: cells[name] for name in cells.column_names if name not in fixed}
     # Dictionaries depend on how the source was cut into chunks; text does not.
-    table = pa.table({name: _as_text(column) for name, column in {**fixed, **others}.items()}).combine_chunks()
-    return table.replace_schema_metadata({_ENTRY: entry.model_dump_json()})
+    return pa.table({name: _as_text(column) for name, column in {**fixed, **others}.items()}).combine_chunks()
 
 
 def _as_text(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -53,14 +53,12 @@ class Change:
 
 
 class LogEntry(Config):
-    """One line of the log: a snapshot, what made it, its tags, and whether it is forgotten."""
+    """One line of the log: a snapshot and what made it."""
 
     version: int
     time: str
     message: str
     facts: dict[str, str]
-    tags: tuple[str, ...] = ()
-    forgotten: bool = False
 
 
 class Catalog:

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from obstore.exceptions import BaseError
 
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.remote_file import RemoteFile
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
 
@@ -31,9 +33,6 @@ FIXED = pa.schema(
 """Columns that every cell has; those of the source's `obs` follow."""
 VIRTUAL = ("is_duplicate",)
 """Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
-
-CATALOG = ("licence", "organism", "source_sha256", "source_url")
-"""Columns that the catalog knows: each cell has its shard's value, null where that is empty."""
 
 _ROW_GROUP = 1 << 16
 
@@ -62,15 +61,15 @@ class CellsFile:
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
-        self._entry = entry
         self._where = storage.join(entry.cells_path)
         try:
             if storage.is_local:
                 source: Any = pa.memory_map(str(storage.local_path(entry.cells_path)))
             else:
-                source = pa.BufferReader(storage.get(entry.cells_path))
-            self._file = pq.ParquetFile(source, page_checksum_verification=True)
-        except (pa.ArrowException, OSError) as error:
+                # Only the footer and the columns that are asked for are fetched.
+                source = RemoteFile(storage, entry.cells_path)
+            self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=not storage.is_local)
+        except (pa.ArrowException, BaseError, OSError) as error:
             raise self._damaged(error) from error
         if self._file.metadata.num_rows != entry.n_rows:
             raise IntegrityError(
@@ -80,36 +79,16 @@ class CellsFile:
         self.schema: pa.Schema = self._file.schema_arrow
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return columns, all rows, those of the catalog too; one that this shard lacks is null throughout."""
-        present = [name for name in columns if name in self.schema.names and name not in CATALOG]
+        """Return columns, all rows; a column that this shard lacks is null throughout."""
+        present = [name for name in columns if name in self.schema.names]
         try:
             table = self._file.read(columns=present, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, BaseError, OSError) as error:
             raise self._damaged(error) from error
         for name in columns:
             if name not in present:
-                value = (getattr(self._entry, name) or None) if name in CATALOG else None
-                kind = pa.string() if name in CATALOG else pa.null()
-                table = table.append_column(name, pa.repeat(pa.scalar(value, kind), self._entry.n_rows))
+                table = table.append_column(name, pa.nulls(self._file.metadata.num_rows))
         return table.select(list(columns))
-
-    def constant(self, name: str) -> Any:
-        """Return the value that all cells have in a column by its statistics, or None."""
-        if name not in self.schema.names:
-            return None
-        index = self.schema.names.index(name)
-        found = set()
-        for i in range(self._file.metadata.num_row_groups):
-            statistics = self._file.metadata.row_group(i).column(index).statistics
-            if (
-                statistics is None
-                or not statistics.has_min_max
-                or statistics.null_count
-                or statistics.min != (statistics.max)
-            ):
-                return None
-            found.add(statistics.min)
-        return found.pop() if len(found) == 1 else None
 
     def _damaged(self, error: Exception) -> IntegrityError:
         return IntegrityError(f"The cells' metadata cannot be read: {error}.", where=self._where)

@@ -104,8 +104,9 @@ def query(
     """Find cells by their metadata."""
     selection = Atlas.open(atlas).snapshot(version).select(where)
     if count:
-        values = selection.cells([count]).column(0).to_pylist()
-        found = dict(Counter("(missing)" if value is None else str(value) for value in values).most_common())
+        found: Counter[str] = Counter()
+        for value, n in selection.value_counts(count).items():
+            found["(missing)" if value is None else str(value)] += n
 
         def render_counts() -> None:
             table = Table(count, "cells", box=None)
@@ -117,7 +118,7 @@ def query(
         return
     names = [name.strip() for name in columns.split(",") if name.strip()]
     names = names or ["cell_id", "dataset", "barcode", "n_genes", "n_counts"]
-    rows = selection.cells(names).slice(0, limit).to_pylist()
+    rows = selection.head(names, limit).to_pylist()
     rows = [{key: value.hex() if isinstance(value, bytes) else value for key, value in row.items()} for row in rows]
 
     def render() -> None:

@@ -37,6 +37,8 @@ class ShardEntry(Config):
         Digest of the list of rows that the snapshot hides or marks; empty for none.
     hash_run
         Digest of the run of content hashes that includes this shard's cells; empty for none.
+    columns, statistics
+        Types of the metadata's columns, and bounds of their values; empty if they are not told.
     created
         UTC, ISO 8601.
     origin
@@ -64,6 +66,8 @@ class ShardEntry(Config):
     vocabulary_digest: str
     overlay: str = ""
     hash_run: str = ""
+    columns: str = ""
+    statistics: str = ""
     created: str = ""
     origin: str = ""
     withdrawals: str = ""

@@ -112,13 +112,13 @@ class HashIndex:
             if entry.hash_run and entry.key not in new_keys:
                 members[entry.hash_run].append(entry)
         sizes = {name: sum(entry.n_rows for entry in shards) for name, shards in members.items()}
-        merged = _merged(sum(entry.n_rows for entry in new), sizes)
+        merged = merged_runs(sum(entry.n_rows for entry in new), sizes)
         entries = [*new, *(entry for name in merged for entry in members[name])]
         run = write_run(self._storage, entries, [self.runs[name] for name in merged])
         return {entry.key: entry.model_copy(update={"hash_run": run}) for entry in entries}
 
 
-def _merged(n: int, sizes: Mapping[str, int]) -> list[str]:
+def merged_runs(n: int, sizes: Mapping[str, int]) -> list[str]:
     """Return the runs that a new one of n records takes in: those of its size once they are `FAN`, and so on."""
     taken: list[str] = []
     while True:

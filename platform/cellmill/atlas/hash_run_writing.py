@@ -56,7 +56,7 @@ def write_run(storage: Storage, entries: Sequence[ShardEntry], runs: Sequence[Ha
         readers += _sorted_pieces(storage, others, place, Path(folder))
         whole = Path(folder) / "run"
         with whole.open("wb") as file:
-            file.writelines(_encoded(merge(readers), members))
+            file.writelines(encoded(merge(readers), members))
         storage.put_file(path, whole)
     return name
 
@@ -84,7 +84,7 @@ def _records(storage: Storage, entry: ShardEntry, place: int) -> U64:
     return records
 
 
-def _encoded(blocks: Iterator[U64], members: Sequence[Member]) -> Iterator[bytes]:
+def encoded(blocks: Iterator[U64], members: Sequence[Member]) -> Iterator[bytes]:
     """Yield the bytes of a run."""
     state = hashlib.sha256()
     fences: list[U64] = []

@@ -34,9 +34,13 @@ class Overlay:
 
     def visible(self, n_rows: int) -> npt.NDArray[np.uint32]:
         """Return the rows that the snapshot has, ascending."""
+        return np.flatnonzero(self.mask(n_rows)).astype(np.uint32)
+
+    def mask(self, n_rows: int) -> npt.NDArray[np.bool_]:
+        """Return which rows the snapshot has."""
         keep = np.ones(n_rows, dtype=bool)
         keep[self.hidden] = False
-        return np.flatnonzero(keep).astype(np.uint32)
+        return keep
 
 
 EMPTY = Overlay(np.empty(0, np.uint32), np.empty(0, np.uint32))

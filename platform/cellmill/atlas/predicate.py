@@ -58,11 +58,13 @@ class Predicate:
         As it was written.
     columns
         Names of the columns it looks at, in order of first appearance.
+    tree
+        As `evaluate` takes it.
     """
 
     text: str
     columns: tuple[str, ...]
-    _tree: ast.expr
+    tree: ast.expr
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         """Return which rows fulfil the predicate; a missing answer is False.
@@ -73,7 +75,7 @@ class Predicate:
             A column is compared with a value of another kind.
         """
         try:
-            found = _boolean(_evaluate(self._tree, table))
+            found = _boolean(evaluate(self.tree, table))
         except (pa.ArrowException, TypeError) as error:
             raise ConfigError(
                 f"The predicate cannot be applied: {error}.",
@@ -115,7 +117,7 @@ def parse(text: str) -> Predicate:
         raise ConfigError("The predicate is not well-formed.", where=text, fix=_FIX) from error
     columns: dict[str, None] = {}
     _check(tree, names, columns, text, 0)
-    return Predicate(text=text, columns=tuple(columns), _tree=_renamed(tree, names))
+    return Predicate(text=text, columns=tuple(columns), tree=_renamed(tree, names))
 
 
 def _to_python(text: str) -> tuple[str, dict[str, str]]:
@@ -210,16 +212,17 @@ def _renamed(tree: ast.expr, names: dict[str, str]) -> ast.expr:
     return renamed
 
 
-def _evaluate(node: ast.expr, table: pa.Table) -> Any:
+def evaluate(node: ast.expr, table: pa.Table) -> Any:
+    """Return what a predicate's tree, or a part of it, is over the rows of a table; missing answers stay missing."""
     match node:
         case ast.BoolOp(op=operator, values=values):
             combine = pc.and_kleene if isinstance(operator, ast.And) else pc.or_kleene
-            result = _boolean(_evaluate(values[0], table))
+            result = _boolean(evaluate(values[0], table))
             for value in values[1:]:
-                result = combine(result, _boolean(_evaluate(value, table)))
+                result = combine(result, _boolean(evaluate(value, table)))
             return result
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return pc.invert(_boolean(_evaluate(operand, table)))
+            return pc.invert(_boolean(evaluate(operand, table)))
         case ast.Compare(left=left, ops=operators, comparators=comparators):
             result = None
             for comparison, right in zip(operators, comparators, strict=True):

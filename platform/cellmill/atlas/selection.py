@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import pyarrow.compute as pc
 
 from cellmill.atlas.cells import unify
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.row_set import RowSet
+from cellmill.atlas.summary import facts
 from cellmill.lineage import Lineage
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ class Selection:
         snapshot: Snapshot,
         where: str | None,
         shards: tuple[ShardEntry, ...],
-        rows: tuple[npt.NDArray[np.uint32] | None, ...],
+        rows: tuple[RowSet | None, ...],
     ) -> None:
         self.snapshot = snapshot
         self.where = where
@@ -45,14 +49,18 @@ class Selection:
         return f"Selection({self.snapshot.name}, where={self.where!r}, {self.n_cells:,} cells)"
 
     def rows(self, i: int) -> npt.NDArray[np.uint32] | None:
-        """Return the selected rows of the i-th shard, ascending; None stands for all rows."""
-        return self._rows[i]
+        """Return the selected rows of the i-th shard, ascending; None stands for all rows.
+
+        They are kept packed, and made when asked for.
+        """
+        found = self._rows[i]
+        return None if found is None else found.rows()
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
         """Number of selected cells in each shard: int64[n_shards]."""
         pairs = zip(self.shards, self._rows, strict=True)
-        return np.array([entry.n_rows if rows is None else rows.size for entry, rows in pairs], dtype=np.int64)
+        return np.array([entry.n_rows if rows is None else rows.n for entry, rows in pairs], dtype=np.int64)
 
     @property
     def n_cells(self) -> int:
@@ -73,6 +81,46 @@ class Selection:
         if not tables:
             return pa.schema([(name, self.snapshot.columns[name]) for name in names]).empty_table()
         return unify(tables).combine_chunks()
+
+    def head(self, columns: Sequence[str], limit: int) -> pa.Table:
+        """Return the metadata of the first cells, without looking at more shards than these are in.
+
+        Raises
+        ------
+        ConfigError
+            A column does not exist.
+        """
+        self.snapshot.check_columns(columns)
+        last = int(np.searchsorted(np.cumsum(self.counts), limit))
+        some = Selection(self.snapshot, self.where, self.shards[: last + 1], self._rows[: last + 1])
+        return some.cells(columns).slice(0, limit)
+
+    def value_counts(self, name: str) -> dict[Any, int]:
+        """Return how many cells have each value of a column, the most frequent first; None for those without one.
+
+        Memory holds the column of a few shards at a time; where the catalog tells that a shard has one value, not even
+        that.
+
+        Raises
+        ------
+        ConfigError
+            The column does not exist.
+        """
+        self.snapshot.check_columns([name])
+
+        def one(entry: ShardEntry) -> list[tuple[Any, int]]:
+            rows = self._rows[self._place[entry.key]]
+            known = facts(entry, [name]).get(name)
+            if known is not None and known.is_constant:
+                return [(known.least, entry.n_rows if rows is None else rows.n)]
+            found = pc.value_counts(self._table(entry, [name]).column(0))
+            return [(item["values"].as_py(), item["counts"].as_py()) for item in found]
+
+        total: Counter[Any] = Counter()
+        for pairs in self.snapshot.stream(one, self.shards):
+            for value, n in pairs:
+                total[value] += n
+        return dict(total.most_common())
 
     def column(self, name: str) -> list[npt.NDArray[Any]]:
         """Return one column of the metadata, an array a shard, aligned with `rows`.
@@ -108,11 +156,13 @@ class Selection:
         return self.snapshot.lineage(self)
 
     def _tables(self, names: list[str]) -> list[pa.Table]:
-        place = {entry.key: i for i, entry in enumerate(self.shards)}
+        return self.snapshot.each(lambda entry: self._table(entry, names), self.shards)
 
-        def one(entry: ShardEntry) -> pa.Table:
-            table = self.snapshot.shard_cells(entry, names)
-            rows = self._rows[place[entry.key]]
-            return table if rows is None else table.take(pa.array(rows))
+    def _table(self, entry: ShardEntry, names: list[str]) -> pa.Table:
+        table = self.snapshot.shard_cells(entry, names)
+        rows = self._rows[self._place[entry.key]]
+        return table if rows is None else table.take(pa.array(rows.rows()))
 
-        return self.snapshot.each(one, self.shards)
+    @cached_property
+    def _place(self) -> dict[tuple[str, str], int]:
+        return {entry.key: i for i, entry in enumerate(self.shards)}

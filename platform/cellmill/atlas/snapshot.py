@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
+from cellmill.atlas.cells import FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.predicate import Predicate, parse
+from cellmill.atlas.pruning import decide
+from cellmill.atlas.row_set import RowSet
+from cellmill.atlas.summary import column_types, facts
 from cellmill.errors import ConfigError
 from cellmill.lineage import Lineage
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _THREADS = 8
+_REMOTE_THREADS = 32
 
 
 class Snapshot:
@@ -59,10 +63,11 @@ class Snapshot:
     def columns(self) -> dict[str, pa.DataType]:
         """Columns of the cells' metadata over all shards, with the first type met."""
         found: dict[str, pa.DataType] = {item.name: item.type for item in FIXED}
-        for schema in self.each(lambda entry: self.cells_file(entry).schema, self.shards):
-            for item in schema:
-                found.setdefault(item.name, item.type)
-        found.update(dict.fromkeys(CATALOG, pa.string()))
+        # Most shards are like others, and the catalog tells the columns of most.
+        alike = {entry.columns or entry.key: entry for entry in reversed(self.shards)}
+        for types in self.each(self._types, sorted(alike.values(), key=lambda entry: entry.key)):
+            for name, kind in types.items():
+                found.setdefault(name, kind)
         found.update(dict.fromkeys(VIRTUAL, pa.bool_()))
         return found
 
@@ -97,7 +102,7 @@ class Snapshot:
         if predicate is not None:
             predicate.check(self.columns)
         rows = self.each(lambda entry: self._rows(entry, predicate), self.shards)
-        counts = [entry.n_rows if found is None else found.size for entry, found in zip(self.shards, rows, strict=True)]
+        counts = [entry.n_rows if found is None else found.n for entry, found in zip(self.shards, rows, strict=True)]
         kept = [i for i, count in enumerate(counts) if count]
         return Selection(
             snapshot=self,
@@ -144,24 +149,40 @@ class Snapshot:
 
     def each(self, function: Callable[[ShardEntry], T], shards: Sequence[ShardEntry]) -> list[T]:
         """Return what a function of a shard gives for each, in order, several at a time."""
-        if len(shards) < 2:
-            return [function(entry) for entry in shards]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return list(pool.map(function, shards))
+        return list(self.stream(function, shards))
 
-    def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> npt.NDArray[np.uint32] | None:
+    def stream(self, function: Callable[[ShardEntry], T], shards: Sequence[ShardEntry]) -> Iterator[T]:
+        """Yield what a function of a shard gives for each, in order; no more than a few results wait to be taken."""
+        if len(shards) < 2:
+            yield from map(function, shards)
+            return
+        threads = _THREADS if self.atlas.storage.is_local else _REMOTE_THREADS
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[Future[T]] = deque()
+            for entry in shards:
+                waiting.append(pool.submit(function, entry))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _types(self, entry: ShardEntry) -> Mapping[str, pa.DataType]:
+        told = column_types(entry)
+        return told if told is not None else {item.name: item.type for item in self.cells_file(entry).schema}
+
+    def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> RowSet | None:
         """Return the visible rows of a shard that fulfil a predicate, None for all rows."""
-        overlay = read_overlay(self.atlas.storage, entry)
-        visible = overlay.visible(entry.n_rows) if overlay.hidden.size else None
-        if predicate is None:
-            return visible
-        if predicate.columns:
+        answer = True if predicate is None else decide(predicate, facts(entry, predicate.columns))
+        if answer is False:
+            return RowSet(np.zeros(entry.n_rows, bool))
+        mask = np.ones(entry.n_rows, bool)
+        if answer is None and predicate is not None:
             mask = np.asarray(predicate.mask(self.shard_cells(entry, predicate.columns)))
-        else:
-            mask = np.asarray(predicate.mask(pa.table({"row": np.arange(entry.n_rows)})))
-        if visible is not None:
-            mask = mask & np.isin(np.arange(entry.n_rows), visible)
-        return None if mask.all() else np.flatnonzero(mask).astype(np.uint32)
+        if entry.overlay:
+            mask = mask & read_overlay(self.atlas.storage, entry).mask(entry.n_rows)
+        elif answer:
+            return None
+        return None if mask.all() else RowSet(mask)
 
 
 __all__ = ["Snapshot", "unify"]

@@ -81,7 +81,7 @@ class SelectedCells:
         self.storage = selection.snapshot.atlas.storage
         self.shards = selection.shards
         self.counts = selection.counts
-        self._rows = [selection.rows(i) for i in range(len(selection.shards))]
+        self._rows = selection.rows
         self._ids = [np.asarray(ids, dtype=np.uint64) for ids in selection.column("cell_id")]
         self._labels = {
             name: [np.asarray(codes, dtype=np.int32) for codes in selection.codes(column, list(classes))]
@@ -123,7 +123,7 @@ class SelectedCells:
         )
 
     def _runs(self, shard: int, spans: list[tuple[int, int]]) -> RowRuns:
-        rows = self._rows[shard]
+        rows = self._rows(shard)
         if rows is None:
             starts = np.array([start for start, _ in spans], dtype=np.int64)
             stops = np.array([stop for _, stop in spans], dtype=np.int64)

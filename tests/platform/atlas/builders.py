@@ -14,6 +14,7 @@ from scipy import sparse
 from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.cells import write_cells
 from cellmill.atlas.content import cell_ids, content_hash, feature_keys, hash_bytes
+from cellmill.atlas.summary import summarise
 from cellmill.atlas.writing import checksum, shard_keys, write_counts
 from cellmill.genes import Feature
 
@@ -94,6 +95,7 @@ def add_shard(
         recipe=1,
         vocabulary_size=vocabulary.size,
         vocabulary_digest=vocabulary.digest(),
+        **summarise(table),
     )
 
 

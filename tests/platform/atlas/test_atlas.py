@@ -132,7 +132,14 @@ def test_cells_and_selections(tmp_path: Path) -> None:
     assert some.rows(1) is None
     assert [values.tolist() for values in some.column("donor")] == [["d1", "d2", None], ["d3"] * 40]
     assert [codes.tolist() for codes in some.codes("donor", ["d3", "d2"])] == [[-1, 1, -1], [0] * 40]
+    assert some.head(["cell_id"], 41).column(0).to_pylist() == wanted.cell_id.tolist()[:41]
+    assert some.head(["cell_id"], 500).num_rows == 43
+    assert some.head(["donor", "age"], 0).num_rows == 0
+    assert some.value_counts("donor") == frame.donor[wanted.index].value_counts(dropna=False).to_dict()
+    assert snapshot.select().value_counts("dataset") == {"alpha": 60, "beta": 40}
+    assert snapshot.select().value_counts("fresh") == {None: 60, True: 20, False: 20}
     nothing = snapshot.select("donor == 'nobody'")
+    assert nothing.head(["donor"], 5).num_rows == 0
     assert (nothing.n_cells, nothing.shards, nothing.cells(["donor"]).num_rows) == (0, (), 0)
 
 
@@ -155,3 +162,16 @@ def test_lineage_leads_to_the_files(tmp_path: Path) -> None:
     assert [source.digest for source in snapshot.lineage().sources()] == [e.source_sha256 for e in snapshot.shards]
     assert {parent.facts["licence"] for parent in snapshot.lineage().parents} == {"MIT", "CC0"}
     assert np.sum([parent.facts["cells"] for parent in snapshot.lineage().parents]) == 100
+
+
+def test_what_the_catalog_tells_needs_no_metadata(tmp_path: Path) -> None:
+    snapshot = small_atlas(tmp_path).snapshot()
+    columns = dict(snapshot.columns)
+    for path in (tmp_path / "cells").rglob("*.parquet"):
+        path.unlink()
+    fresh = Atlas.open(tmp_path).snapshot()
+    assert fresh.columns == columns
+    assert fresh.select("dataset = 'beta' and donor = 'd3'").value_counts("donor") == {"d3": 40}
+    assert fresh.select("age < 0 or n_genes < 0").n_cells == 0
+    with pytest.raises(IntegrityError):
+        fresh.select("age < 3")
