@@ -45,6 +45,11 @@ COMMANDS: dict[str, Entry] = {
     "ingest": Entry(
         "cellmill.ingestion.cli:ingest", DATA, "Add data sets to an atlas: genes harmonised, counts checked."
     ),
+    "schedule": Entry(
+        "cellmill.ingestion.schedule.cli:schedule",
+        DATA,
+        "Keep an atlas up to date with its sources, by a cron expression.",
+    ),
     "atlas": Entry("cellmill.atlas.cli:app", DATA, "Look into an atlas: log, show, query, verify."),
     "stream": Entry("cellmill.stream.cli:app", DATA, "Measure the stream of tokens on your machine and cells."),
     "pretrain": Entry("cellmill.training.cli:pretrain", MODELS, "Train a model on an atlas, generatively."),

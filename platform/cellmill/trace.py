@@ -21,8 +21,8 @@ def trace(thing: str, root: Path) -> Lineage:
     Parameters
     ----------
     thing
-        A model folder, a run directory, an atlas (``URL`` or ``URL@VERSION``), an h5ad that Cellmill annotated or
-        embedded, a saved JSON answer of the server, or the (beginning of the) digest of a model.
+        A model folder, a run directory, an atlas (``URL``, or ``URL@VERSION`` with a number or a tag), an h5ad that
+        Cellmill annotated or embedded, a saved JSON answer of the server, or the (beginning of the) digest of a model.
     root
         Folder below which a model is searched by its digest.
 
@@ -54,9 +54,7 @@ def _model(path: Path) -> Lineage:
 def _atlas(url: str, version: str) -> Lineage:
     from cellmill.atlas import Atlas
 
-    if version and not version.isdigit():
-        raise SourceError(f"{version!r} is not a snapshot.", where=url, fix="See `cellmill atlas log`.")
-    return Atlas.open(url).snapshot(int(version) if version else None).lineage()
+    return Atlas.open(url).snapshot(version or None).lineage()
 
 
 def _by_digest(digest: str, root: Path, *, what: str) -> Lineage:

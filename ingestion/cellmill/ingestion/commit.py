@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.atlas.withdrawals import active_withdrawals, is_current
+from cellmill.atlas.withdrawing import reason_of, without_withdrawn
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
@@ -22,7 +25,7 @@ def commit(
     """Commit shards that are written, if the guard lets it: it is called right before each attempt, and may raise.
 
     A source that comes again, by its path or its content, under another configuration or with other content, replaces
-    its former self in its data set.
+    its former self in its data set. Cells that were withdrawn are left out.
 
     Returns
     -------
@@ -30,17 +33,23 @@ def commit(
         Number of the snapshot, whether this call made it, and the reports with the duplicates in them.
     """
     found = Found()
+    withdrawn: dict[str, Counter[int]] = {}
+    vocabulary = atlas.vocabulary()
 
     def plan(snapshot: Snapshot) -> Change | None:
-        nonlocal found
-        present = {entry.planned for entry in snapshot.shards}
-        new = [entry for entry in entries if entry.planned not in present]
-        gone = [entry for entry in snapshot.shards if _superseded(entry, plans)]
+        nonlocal found, withdrawn
+        # Asked again after a lost race, this looks at what the winner left, withdrawals included.
+        withdrawals = active_withdrawals(atlas.storage)
+        active = {withdrawal.number for withdrawal in withdrawals}
+        present = {entry.planned for entry in snapshot.shards if is_current(entry, active)}
+        missing = [entry for entry in entries if entry.planned not in present]
+        again = {entry.planned for entry in missing}
+        gone = [entry for entry in snapshot.shards if entry.planned in again or _superseded(entry, plans)]
+        new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
         if not new and not gone:
             return None
         gone_keys = {entry.key for entry in gone}
         stay = [entry for entry in snapshot.shards if entry.key not in gone_keys]
-        # Asked again after a lost race, this looks at what the winner left.
         found = find_duplicates(atlas.storage, new, stay, gone, config)
         datasets = sorted({plan.dataset for plan in plans})
         named = ", ".join(datasets[:5]) + (f" and {len(datasets) - 5} more" if len(datasets) > 5 else "")
@@ -56,7 +65,12 @@ def commit(
         return Change([*found.entries, *found.changed], sorted(gone_keys), f"ingest {named}", facts)
 
     version, changed = atlas.update(plan)
-    return version, changed, [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
+    told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
+    return (
+        version,
+        changed,
+        [_counted(report, withdrawn.get(plan.digest)) for report, plan in zip(told, plans, strict=True)],
+    )
 
 
 def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:
@@ -66,6 +80,14 @@ def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:
         and entry.config_digest != plan.digest
         for plan in plans
     )
+
+
+def _counted(report: DatasetReport, withdrawn: Counter[int] | None) -> DatasetReport:
+    """Return a report with the cells that withdrawals took."""
+    if not withdrawn:
+        return report
+    dropped = report.dropped | {reason_of(number): n for number, n in withdrawn.items()}
+    return report.model_copy(update={"dropped": dropped, "cells_out": report.cells_out - withdrawn.total()})
 
 
 def _told(report: DatasetReport, plan: SourcePlan, found: Found, config: DuplicateConfig) -> DatasetReport:

@@ -78,6 +78,8 @@ class SourceConfig(Config):
         What the features are, where neither the format nor ``var`` says so.
     group
         The measurement of a TileDB-SOMA experiment (``RNA``), or the modality of a MuData file by its name there.
+    features
+        The table of genes of Parquet and Arrow files; without it, one that lies beside them is found by its name.
     genome
         The genome to read, of a file that holds several.
     assembly
@@ -101,6 +103,7 @@ class SourceConfig(Config):
     symbols: str | None = None
     modality: Literal["auto", "rna", "atac", "protein"] = "auto"
     group: str | None = None
+    features: str | None = None
     genome: str | None = None
     assembly: str | None = None
     obs: dict[str, str] | Literal["all"] = Field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Literal
 import pandas as pd
 import pyarrow as pa
 
-from cellmill.atlas.cells import FIXED, VIRTUAL
+from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL
 
 CELLXGENE_COLUMNS = (
     "assay",
@@ -59,7 +59,7 @@ def kept_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["al
     renamed = renamed_columns(present, wanted)
     taken = {*renamed, *renamed.values()}
     schema = {name: name for name in CELLXGENE_COLUMNS if name in present and name not in taken}
-    own = {*FIXED.names, *VIRTUAL}
+    own = {*FIXED.names, *CATALOG, *VIRTUAL}
     return {source: f"obs_{target}" if target in own else target for source, target in {**schema, **renamed}.items()}
 
 

@@ -10,6 +10,7 @@ import anndata as ad
 
 from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.lease import Lease
+from cellmill.atlas.withdrawals import active_withdrawals, is_current, is_wholly_withdrawn
 from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
@@ -97,6 +98,9 @@ def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
         A pattern finds nothing.
     """
     for source in config.sources:
+        if source.features is not None:
+            # Tasks may run in another working directory.
+            source = source.model_copy(update={"features": Place(source.features).location})
         for place in find_places(source.path):
             yield place, source.dataset or _name(place), source
 
@@ -125,8 +129,9 @@ def _ingest_leased(
 ) -> IngestResult:
     here = atlas.snapshot().shards
     _refuse_renamed(planned, here)
-    present = {entry.planned for entry in here}
-    done = [_is_present(atlas, plan, present) for plan in planned]
+    active = {withdrawal.number for withdrawal in active_withdrawals(atlas.storage)}
+    present = {entry.planned for entry in here if is_current(entry, active)}
+    done = [_is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
     tallies = _read(config, atlas, plans, backend, memory)
@@ -236,10 +241,11 @@ def _names(plan: SourcePlan) -> list[str]:
     return [staging.prefix(plan), *shards_of, *cells_of]
 
 
-def _is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]]) -> bool:
-    """Return whether every shard of a source that has cells is in the snapshot."""
+def _is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]], active: set[int]) -> bool:
+    """Return whether every shard of a source that has cells, and may have them, is in the snapshot."""
     mine = [(plan.dataset, digest) for digest in plan.shard_digests]
     missing = [number for number, key in enumerate(mine) if key not in present]
+    missing = [number for number in missing if not is_wholly_withdrawn(atlas.storage, mine[number], active)]
     # A shard that is not in the snapshot had no cells, or was never written.
     return len(missing) < len(mine) and not any(shards.is_written(atlas.storage, plan, n) for n in missing)
 

@@ -148,7 +148,7 @@ def plan_source(
     n_cells = source.n_cells
     identity = {
         "input": source.sha256,
-        "source": config.model_dump(mode="json", exclude={"path", "format"}, exclude_defaults=True),
+        "source": config.model_dump(mode="json", exclude={"path", "format", "features"}, exclude_defaults=True),
         "format": format,
         "dataset": source.name,
         "genes": ingest.genes.model_dump(

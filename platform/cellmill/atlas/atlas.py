@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellmill.atlas.catalog import Catalog, Change, LogEntry
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.forgotten import check_known, forgotten_versions
 from cellmill.atlas.lease import Lease
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.tags import all_tags, find_tag
 from cellmill.errors import AtlasError, SourceError
 from cellmill.genes import Vocabulary, VocabularyStore
 from cellmill.storage import Storage
@@ -109,20 +112,31 @@ class Atlas:
         """Return the vocabulary as it is now."""
         return self.vocabulary_store.load()
 
-    def snapshot(self, version: int | None = None) -> Snapshot:
-        """Return a snapshot, the newest by default.
+    def snapshot(self, version: int | str | None = None) -> Snapshot:
+        """Return a snapshot: the newest by default, or one by its number or tag.
 
         Raises
         ------
         AtlasError
-            There is no such snapshot.
+            There is no such snapshot, or it is forgotten.
         """
+        if isinstance(version, str):
+            version = int(version) if version.isdecimal() else find_tag(self.storage, version).version
+        if version is not None:
+            check_known(self.storage, version)
         number, entries = self._catalog.entries(version)
         return Snapshot(self, number, entries)
 
     def log(self) -> list[LogEntry]:
         """Return what made each snapshot, newest first."""
-        return self._catalog.log()
+        forgotten = forgotten_versions(self.storage)
+        tags: dict[int, list[str]] = defaultdict(list)
+        for tag in all_tags(self.storage):
+            tags[tag.version].append(tag.name)
+        return [
+            line.model_copy(update={"tags": tuple(tags[line.version]), "forgotten": line.version in forgotten})
+            for line in self._catalog.log()
+        ]
 
     def commit(
         self,
@@ -171,7 +185,9 @@ class Atlas:
 
             return self._catalog.commit(leased)
 
-    def verify(self, version: int | None = None, *, progress: Callable[[int], None] | None = None) -> Verification:
+    def verify(
+        self, version: int | str | None = None, *, progress: Callable[[int], None] | None = None
+    ) -> Verification:
         """Read every byte of a snapshot and compare it with its checksums."""
         from cellmill.atlas.verify import verify
 

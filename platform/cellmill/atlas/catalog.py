@@ -53,12 +53,14 @@ class Change:
 
 
 class LogEntry(Config):
-    """One line of the log: a snapshot and what made it."""
+    """One line of the log: a snapshot, what made it, its tags, and whether it is forgotten."""
 
     version: int
     time: str
     message: str
     facts: dict[str, str]
+    tags: tuple[str, ...] = ()
+    forgotten: bool = False
 
 
 class Catalog:

@@ -34,6 +34,9 @@ FIXED = pa.schema(
 VIRTUAL = ("is_duplicate",)
 """Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
 
+CATALOG = ("licence", "organism", "source_sha256", "source_url")
+"""Columns that the catalog knows: each cell has its shard's value, null where that is empty."""
+
 _ROW_GROUP = 1 << 16
 
 
@@ -61,6 +64,7 @@ class CellsFile:
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        self._entry = entry
         self._where = storage.join(entry.cells_path)
         try:
             if storage.is_local:
@@ -79,15 +83,17 @@ class CellsFile:
         self.schema: pa.Schema = self._file.schema_arrow
 
     def read(self, columns: Sequence[str]) -> pa.Table:
-        """Return columns, all rows; a column that this shard lacks is null throughout."""
-        present = [name for name in columns if name in self.schema.names]
+        """Return columns, all rows, those of the catalog too; one that this shard lacks is null throughout."""
+        present = [name for name in columns if name in self.schema.names and name not in CATALOG]
         try:
             table = self._file.read(columns=present, use_threads=False)
         except (pa.ArrowException, BaseError, OSError) as error:
             raise self._damaged(error) from error
         for name in columns:
             if name not in present:
-                table = table.append_column(name, pa.nulls(self._file.metadata.num_rows))
+                value = (getattr(self._entry, name) or None) if name in CATALOG else None
+                kind = pa.string() if name in CATALOG else pa.null()
+                table = table.append_column(name, pa.repeat(pa.scalar(value, kind), self._entry.n_rows))
         return table.select(list(columns))
 
     def _damaged(self, error: Exception) -> IntegrityError:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read(url: str | Path, version: int | None = None, where: str | None = None) -> AnnData:
+def read(url: str | Path, version: int | str | None = None, where: str | None = None) -> AnnData:
     """Read cells into memory.
 
     Parameters
@@ -29,7 +29,7 @@ def read(url: str | Path, version: int | None = None, where: str | None = None) 
     url
         Path or URL of the atlas.
     version
-        Number of a snapshot; the newest by default.
+        Number or tag of a snapshot; the newest by default.
     where
         A predicate over the cells' metadata, see `cellmill.atlas.predicate`.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from cellmill.atlas.cells import FIXED, VIRTUAL, CellsFile, unify
+from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.predicate import Predicate, parse
@@ -68,6 +68,7 @@ class Snapshot:
         for types in self.each(self._types, sorted(alike.values(), key=lambda entry: entry.key)):
             for name, kind in types.items():
                 found.setdefault(name, kind)
+        found.update(dict.fromkeys(CATALOG, pa.string()))
         found.update(dict.fromkeys(VIRTUAL, pa.bool_()))
         return found
 

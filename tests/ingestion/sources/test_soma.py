@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +9,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import requests
 
 from cellmill.atlas import Atlas
 from cellmill.errors import ConfigError, SourceError
@@ -24,6 +17,7 @@ from cellmill.ingestion.sources import Place
 from cellmill.ingestion.sources.soma_address import CENSUS_BUCKET, address, tiledb_config
 from tests.ingestion.cells import config, counts, make_adata, write
 from tests.ingestion.sources.opened import format_of, opened, whole
+from tests.ingestion.sources.s3 import bucket as bucket
 
 soma = pytest.importorskip("tiledbsoma", reason="tiledbsoma is not installed (the extra census)")
 soma_io: Any = pytest.importorskip("tiledbsoma.io")
@@ -46,35 +40,6 @@ def rich() -> Any:
     adata.obs["gap"] = pd.Categorical(["a", None, "b"] * 20)
     adata.obs["flag"] = [True, False, True] * 20
     return adata
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    # TileDB holds the interpreter's lock while it waits: a server in this process could never answer.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host, port = free.getsockname()
-    command = [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for key, value in {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(key, value)
-    name = f"soma-{tmp_path.name.replace('_', '-').lower()}"
-    try:
-        for _ in range(300):
-            with contextlib.suppress(requests.ConnectionError):
-                requests.put(f"http://{host}:{port}/{name}", timeout=10).raise_for_status()
-                break
-            time.sleep(0.1)
-        yield f"s3://{name}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def hashes(atlas: Path) -> set[tuple[str, bytes]]:

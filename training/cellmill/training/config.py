@@ -41,7 +41,7 @@ class TrainingConfig(Config):
     output
         The run's directory.
     atlas, snapshot
-        Path or URL of the atlas, and the snapshot's version (None: the newest, which the run then writes down).
+        Path or URL of the atlas, and the snapshot's number or tag (None: the newest). The run writes the number down.
     stream
         Batch size, shuffling, and where data tasks run.
     model
@@ -61,7 +61,7 @@ class TrainingConfig(Config):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path
     atlas: str
-    snapshot: int | None = None
+    snapshot: int | str | None = None
     panel: PanelConfig | None = None
     stream: StreamConfig = StreamConfig()
     model: ArchitectureConfig = ArchitectureConfig()

@@ -29,15 +29,16 @@ def pin_snapshot(config: C, *, resume: bool) -> C:
     AtlasError
         There is no such atlas or snapshot.
     """
-    if config.snapshot is not None:
+    if isinstance(config.snapshot, int):
         return config
     written = config.output / "config.yaml"
     if resume and written.exists():
+        # A tag may stand for another snapshot by now.
         return config.model_copy(update={"snapshot": load_config(type(config), written).snapshot})
-    return config.model_copy(update={"snapshot": Atlas.open(config.atlas).snapshot().version})
+    return config.model_copy(update={"snapshot": Atlas.open(config.atlas).snapshot(config.snapshot).version})
 
 
-def select(atlas: Atlas, snapshot: int | None, where: str | None, *, key: str) -> Selection:
+def select(atlas: Atlas, snapshot: int | str | None, where: str | None, *, key: str) -> Selection:
     """Return the cells that a predicate keeps.
 
     Raises

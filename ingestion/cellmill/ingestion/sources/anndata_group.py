@@ -17,7 +17,8 @@ from cellmill.ingestion.sources.matrix import H5Matrix
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
-from cellmill.ingestion.sources.table import Check, Table
+from cellmill.ingestion.sources.table import Table
+from cellmill.ingestion.sources.tree import Tree
 
 _CATEGORIES = "_categories"
 
@@ -31,10 +32,8 @@ class AnnDataGroupSource:
         Where it is.
     name
         Name of the data set.
-    root
-        The open HDF5 file or zarr group.
-    check
-        What to ask before an array of a table is read.
+    tree
+        Its groups and arrays.
 
     Raises
     ------
@@ -42,9 +41,9 @@ class AnnDataGroupSource:
         It has no cells, or its tables cannot be read.
     """
 
-    def __init__(self, place: Place, name: str, root: Any, check: Check) -> None:
+    def __init__(self, place: Place, name: str, tree: Tree) -> None:
         self.name, self.url, self.stamp = name, place.url, place.stamp
-        self._place, self._root, self._check = place, root, check
+        self._place, self._tree = place, tree
         self._tables: dict[str, Table] = {}
         self._vars: dict[str, pd.DataFrame] = {}
         self._matrices: dict[str, H5Matrix] = {}
@@ -57,9 +56,8 @@ class AnnDataGroupSource:
         return self._place.sha256
 
     def close(self) -> None:
-        """Close the file, if it is one."""
-        if hasattr(self._root, "close"):
-            self._root.close()
+        """Close the file."""
+        self._tree.close()
 
     @property
     def n_cells(self) -> int:
@@ -68,9 +66,9 @@ class AnnDataGroupSource:
 
     def places(self) -> Sequence[str]:
         """Return the places where counts may be, the likeliest first."""
-        layers = [f"layers/{name}" for name in sorted(self._root["layers"])] if "layers" in self._root else []
+        layers = [f"layers/{name}" for name in self._tree.names("layers")] if "layers" in self._tree else []
         named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
-        own = [place for place in ("raw.X", "X") if self._key(place) in self._root]
+        own = [place for place in ("raw.X", "X") if self._key(place) in self._tree]
         return [*named, *own, *(place for place in layers if place not in named)]
 
     def starts(self, place: str) -> npt.NDArray[np.int64]:
@@ -79,7 +77,7 @@ class AnnDataGroupSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
-        key = "var" if place != "raw.X" else next(key for key in ("raw/var", "raw.var", "var") if key in self._root)
+        key = self._var_key(place)
         if key not in self._vars:
             self._vars[key] = with_modality(self._table(key).frame())
         return self._vars[key]
@@ -103,29 +101,35 @@ class AnnDataGroupSource:
 
     def _key(self, place: str) -> str:
         """Return where a place is in the file; before AnnData 0.7, ``raw.X`` was a name."""
-        return "raw/X" if place == "raw.X" and "raw.X" not in self._root else place
+        return "raw/X" if place == "raw.X" and "raw.X" not in self._tree else place
+
+    def _var_key(self, place: str) -> str:
+        return "var" if place != "raw.X" else next(key for key in ("raw/var", "raw.var", "var") if key in self._tree)
 
     def _table(self, key: str) -> Table:
         if key not in self._tables:
-            self._tables[key] = Table(self._root[key], f"{self.url}: {key}", self._check, self._categories(key))
+            self._tables[key] = Table(self._tree[key], f"{self.url}: {key}", self._tree, self._categories(key))
         return self._tables[key]
 
     def _categories(self, key: str) -> dict[str, Any]:
         """Return the categories of an array of records, which AnnData kept in ``uns`` before 0.7."""
-        if not hasattr(self._root[key], "shape") or "uns" not in self._root:
+        if not hasattr(self._tree[key], "shape") or "uns" not in self._tree:
             return {}
-        uns = self._root["uns"]
-        return {name.removesuffix(_CATEGORIES): uns[name] for name in uns if name.endswith(_CATEGORIES)}
+        named = [name for name in self._tree.names("uns") if name.endswith(_CATEGORIES)]
+        return {name.removesuffix(_CATEGORIES): self._tree[f"uns/{name}"] for name in named}
 
     def _matrix(self, place: str) -> H5Matrix:
         if place not in self._matrices:
             key = self._key(place)
-            if key not in self._root:
+            if key not in self._tree:
                 raise SourceError(
                     f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
                 )
-            matrix = H5Matrix(self._root[key], f"{self.url}: {place}")
+            matrix = H5Matrix(self._tree[key], f"{self.url}: {place}", check=self._tree.check_whole)
             if matrix.shape[0] != self.n_cells:
                 raise SourceError(f"{place} has {matrix.shape[0]:,} rows, obs has {self.n_cells:,}.", where=self.url)
+            features = self._table(self._var_key(place)).n_rows
+            if matrix.shape[1] != features:
+                raise SourceError(f"{place} has {matrix.shape[1]:,} columns, var has {features:,}.", where=self.url)
             self._matrices[place] = matrix
         return self._matrices[place]

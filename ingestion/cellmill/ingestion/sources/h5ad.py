@@ -7,7 +7,7 @@ from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.anndata_group import AnnDataGroupSource
 from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
-from cellmill.ingestion.sources.matrix import refuse_bombs
+from cellmill.ingestion.sources.hdf5_tree import Hdf5Tree
 from cellmill.ingestion.sources.place import Place
 
 
@@ -17,8 +17,9 @@ class H5ad:
     name = "h5ad"
 
     def recognises(self, place: Place) -> bool:
-        """Return whether it is HDF5 with tables of cells and features."""
-        return {"obs", "var"} <= hdf5_names(place)
+        """Return whether it is HDF5 with one table of cells and one of features."""
+        names = hdf5_names(place)
+        return {"obs", "var"} <= names and "mod" not in names
 
     def open(self, place: Place, name: str, config: SourceConfig) -> Source:
         """Open a file.
@@ -36,7 +37,7 @@ class H5ad:
                     where=place.url,
                     fix="Give an AnnData file as written by `adata.write_h5ad`.",
                 )
-            return AnnDataGroupSource(place, name, file, refuse_bombs)
+            return AnnDataGroupSource(place, name, Hdf5Tree(file))
         except SourceError:
             file.close()
             raise

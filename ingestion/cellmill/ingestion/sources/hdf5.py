@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import h5py
 
 from cellmill.errors import SourceError
@@ -16,11 +18,26 @@ def open_hdf5(place: Place) -> h5py.File:
     Raises
     ------
     SourceError
-        It is missing, cut short, or no HDF5.
+        It is missing, cut short, or no HDF5, or parts of it are in other files.
     """
     path = place.local_path()
     if not path.is_file():
         raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
+    file = _open(path, place.url)
+    outside: list[str] = []
+    try:
+        file.visititems_links(lambda name, link: outside.append(name) if isinstance(link, h5py.ExternalLink) else None)
+    except (OSError, RuntimeError, KeyError) as error:
+        file.close()
+        raise _damaged(place.url) from error
+    if outside:
+        file.close()
+        # What is elsewhere is not in the file's checksum.
+        raise SourceError(f"{outside[0]} is in another file.", where=place.url, fix="Write the file again as a whole.")
+    return file
+
+
+def _open(path: Path, url: str) -> h5py.File:
     try:
         try:
             return h5py.File(path, "r", locking=False)
@@ -32,11 +49,13 @@ def open_hdf5(place: Place) -> h5py.File:
     except OSError as error:
         if "truncated" in str(error):
             raise SourceError(
-                "The file is cut short.", where=place.url, fix="Fetch or copy it again, and compare its size."
+                "The file is cut short.", where=url, fix="Fetch or copy it again, and compare its size."
             ) from error
-        raise SourceError(
-            "The file is not HDF5, or its HDF5 is damaged.", where=place.url, fix="Fetch or copy it again."
-        ) from error
+        raise _damaged(url) from error
+
+
+def _damaged(url: str) -> SourceError:
+    return SourceError("The file is not HDF5, or its HDF5 is damaged.", where=url, fix="Fetch or copy it again.")
 
 
 def is_hdf5(place: Place) -> bool:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from cellmill.errors import SourceError
-from cellmill.ingestion.sources.matrix import refuse_bombs
+from cellmill.ingestion.sources.bombs import refuse_bombs
 
 
 def read_texts(group: h5py.Group, key: str, where: str) -> list[str]:

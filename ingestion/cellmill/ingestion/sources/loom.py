@@ -16,9 +16,10 @@ from scipy import sparse
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.base import NAMED_COUNTS
+from cellmill.ingestion.sources.bombs import refuse_bombs
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_array, to_texts
-from cellmill.ingestion.sources.matrix import native, refuse_bombs
+from cellmill.ingestion.sources.matrix import native
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place

@@ -1,29 +1,30 @@
-"""Rows of a matrix in an HDF5 file, in whichever way it is stored, a bounded part at a time."""
+"""Rows of a matrix in HDF5 or zarr, in whichever way it is stored, a bounded part at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
 from cellmill.ingestion.sources.vector import Vector
 
 Layout = Literal["csr", "csc", "dense"]
 _ENTRIES_AT_ONCE = 1 << 22
-_LARGEST_BLOCK = 1 << 30
-_SUSPICIOUS_BYTES = 1 << 28
-_SUSPICIOUS_RATIO = 500
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error)
+"""What the libraries raise that read arrays of files that are damaged."""
+
 _FIX = "The file is damaged or not what it claims: fetch it again, or write it again with anndata."
 
 
 class H5Matrix:
-    """A matrix in an open HDF5 file.
+    """A matrix in an open HDF5 file, or in a zarr group, which is sliced alike.
 
     Parameters
     ----------
@@ -33,6 +34,8 @@ class H5Matrix:
         File and place, for messages.
     described
         Layout and shape, where the item itself does not say them as AnnData does.
+    check
+        Refuses an array that claims more than is there, or of which parts are missing.
 
     Raises
     ------
@@ -40,28 +43,32 @@ class H5Matrix:
         It is no matrix, or claims more than a file of its size can hold.
     """
 
-    def __init__(self, item: Any, where: str, described: tuple[Layout, tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self,
+        item: Any,
+        where: str,
+        described: tuple[Layout, tuple[int, int]] | None = None,
+        check: Callable[[Any, str], None] | None = None,
+    ) -> None:
         self._item, self._where = item, where
         self.layout, self.shape = described or self._describe()
-        values = item if self.layout == "dense" else item["data"]
-        if values.dtype.kind not in "biuf":
-            raise SourceError(f"The matrix holds {values.dtype}, not numbers.", where=where, fix=_FIX)
-        parts = [item] if self.layout == "dense" else [item[name] for name in ("data", "indices", "indptr")]
-        for part in parts:
-            refuse_bombs(part, where)
         if self.layout == "dense":
+            self._check_kind(item, "biuf")
+            (check or _check_hdf5)(item, where)
             return
+        for name, kinds in (("data", "biuf"), ("indices", "iu"), ("indptr", "iu")):
+            self._check_kind(item[name], kinds)
+            (check or _check_hdf5)(item[name], where)
         self._indices, self._data = Vector(item["indices"]), Vector(item["data"])
-        self._indptr: npt.NDArray[np.int64] = item["indptr"][:].astype(np.int64)
         major = self.shape[0] if self.layout == "csr" else self.shape[1]
         n = item["data"].shape[0]
-        if (
-            self._indptr.size != major + 1
-            or item["indices"].shape[0] != n
-            or self._indptr[0] != 0
-            or self._indptr[-1] != n
-            or np.any(np.diff(self._indptr) < 0)
-        ):
+        if item["indptr"].shape != (major + 1,) or item["indices"].shape != (n,):
+            raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
+        try:
+            self._indptr: npt.NDArray[np.int64] = item["indptr"][:].astype(np.int64)
+        except UNREADABLE as error:
+            raise SourceError(f"Its rows cannot be read: {_text(error)}.", where=where, fix=_FIX) from error
+        if self._indptr[0] != 0 or self._indptr[-1] != n or np.any(np.diff(self._indptr) < 0):
             raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
 
     @cached_property
@@ -91,9 +98,9 @@ class H5Matrix:
             if self.layout == "dense":
                 return sparse.csr_matrix(native(self._item[start:stop]))
             found = self._csr(start, stop) if self.layout == "csr" else self._csc(start, stop)
-        except (OSError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise SourceError(
-                f"Cells {start} to {stop - 1} cannot be read: {error}.", where=self._where, fix=_FIX
+                f"Cells {start} to {stop - 1} cannot be read: {_text(error)}.", where=self._where, fix=_FIX
             ) from error
         indptr, indices, data = found
         n_columns = self.shape[1]
@@ -101,8 +108,10 @@ class H5Matrix:
             raise SourceError("The sparse matrix names columns that are not there.", where=self._where, fix=_FIX)
         # The constructor from arrays would go over all indices once more to choose a dtype.
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
-        matrix.indices, matrix.data = native(indices), native(data)
-        matrix.indptr = indptr.astype(matrix.indices.dtype)
+        # Narrow indices are wide enough for columns, but not for positions.
+        wide = np.int32 if max(n_columns, indices.size) < 2**31 else np.int64
+        matrix.indices, matrix.data = indices.astype(wide, copy=False), native(data)
+        matrix.indptr = indptr.astype(wide, copy=False)
         return matrix
 
     def _csr(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -136,42 +145,39 @@ class H5Matrix:
         return ((first, min(first + _ENTRIES_AT_ONCE, n)) for first in range(0, n, _ENTRIES_AT_ONCE))
 
     def _describe(self) -> tuple[Layout, tuple[int, int]]:
-        if isinstance(self._item, h5py.Dataset):
-            if self._item.ndim != 2:
-                raise SourceError(f"The matrix has {self._item.ndim} dimensions, not 2.", where=self._where)
+        if hasattr(self._item, "shape"):
+            if len(self._item.shape) != 2:
+                raise SourceError(f"The matrix has {len(self._item.shape)} dimensions, not 2.", where=self._where)
             return "dense", (int(self._item.shape[0]), int(self._item.shape[1]))
         attributes = self._item.attrs
         kind = str(attributes.get("encoding-type", attributes.get("h5sparse_format", "")))
         shape = attributes.get("shape", attributes.get("h5sparse_shape"))
         layouts: dict[str, Layout] = {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}
-        parts = {"data", "indices", "indptr"}
-        if kind not in layouts or shape is None or not parts <= set(self._item):
+        parts = ("data", "indices", "indptr")
+        if kind not in layouts or shape is None or not all(part in self._item for part in parts):
             raise SourceError(f"A matrix of the kind {kind!r} is not known.", where=self._where, fix=_FIX)
-        return layouts[kind], (int(shape[0]), int(shape[1]))
+        try:
+            rows, columns = (int(n) for n in shape)
+        except (TypeError, ValueError):
+            rows = columns = -1
+        if min(rows, columns) < 0:
+            raise SourceError(f"The matrix has no shape: {shape}.", where=self._where, fix=_FIX)
+        return layouts[kind], (rows, columns)
+
+    def _check_kind(self, part: Any, kinds: str) -> None:
+        if not hasattr(part, "shape") or (self.layout != "dense" and len(part.shape) != 1):
+            raise SourceError("The sparse matrix is inconsistent.", where=self._where, fix=_FIX)
+        if part.dtype.kind not in kinds:
+            raise SourceError(f"The matrix holds {part.dtype}, not numbers.", where=self._where, fix=_FIX)
 
 
-def refuse_bombs(part: h5py.Dataset, where: str) -> None:
-    """Refuse what claims far more than its bytes can hold, or can be read only in one huge piece.
+def _check_hdf5(part: Any, where: str) -> None:
+    refuse_bombs(part, where)
+    refuse_gaps(part, where)
 
-    Raises
-    ------
-    SourceError
-        As said.
-    """
-    size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
-    if size > _SUSPICIOUS_BYTES and size > stored * _SUSPICIOUS_RATIO:
-        raise SourceError(
-            f"{part.name} claims {size / 1e9:,.1f} GB, but {stored / 1e6:,.1f} MB are stored.",
-            where=where,
-            fix=_FIX,
-        )
-    block = int(np.prod(part.chunks)) * part.dtype.itemsize if part.chunks else 0
-    if block > _LARGEST_BLOCK:
-        raise SourceError(
-            f"{part.name} is compressed in blocks of {block / 1e9:,.1f} GB, which must be decoded whole.",
-            where=where,
-            fix="Write the file again with smaller chunks: adata.write_h5ad(path, compression='gzip').",
-        )
+
+def _text(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

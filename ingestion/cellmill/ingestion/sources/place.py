@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 from cellmill.errors import SourceError
 from cellmill.ingestion.datasets.fetching import sha256_of
 from cellmill.ingestion.sources.cache import fetch, forget
-from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file
+from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file, short
 from cellmill.storage import Storage
 
 _OPAQUE = ("census:", "tiledb:")
-_ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
+ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
 
 
 class Place:
@@ -83,7 +84,7 @@ class Place:
         if is_web(self.location):
             # Servers answer for folders with a page, so a file is not asked for first.
             likely = urlsplit(self.location).path.rstrip("/").endswith(".zarr") or self.location.endswith("/")
-            return likely and any(self._child_facts(mark) for mark in _ZARR_MARKS)
+            return likely and any(self.has(mark) for mark in ZARR_MARKS)
         return self._facts is None and bool(self._listing)
 
     @cached_property
@@ -102,7 +103,7 @@ class Place:
             # Without an ETag only the content itself says whether it is the same.
             return f"{self._known.size}-{self._known.tag}" if self._known.tag else f"sha256-{self.sha256}"
         if is_web(self.location):
-            return " ".join(f"{facts.size}-{facts.tag}" for mark in _ZARR_MARKS if (facts := self._child_facts(mark)))
+            return " ".join(f"{facts.size}-{facts.tag}" for mark in ZARR_MARKS if (facts := self.child_facts(mark)))
         return _digest("\n".join(f"{name} {size} {tag}" for name, size, tag in self._listing))
 
     def head(self, n: int = 512) -> bytes:
@@ -148,7 +149,7 @@ class Place:
     def sha256(self) -> str:
         """Digest of a file's bytes, or of the names and bytes of a folder's files; all of them are read."""
         if self.is_dir:
-            return self._folder_sha256()
+            return self.folder_sha256(sorted(self.files()))
         path = self.local_path()
         digest = sha256_of(path)
         if self._path is None and digest != path.name:
@@ -160,11 +161,60 @@ class Place:
             )
         return digest
 
-    def _folder_sha256(self) -> str:
-        storage = self.storage()
+    def files(self) -> dict[str, int]:
+        """Return the sizes of a folder's files by name; a web server lists none.
+
+        Raises
+        ------
+        ConfigError
+            It is on a web server.
+        """
+        if self._path is None:
+            return {name: size for name, size, _ in self._listing}
+        return {name: size for name, size, _ in _walk(self._path)}
+
+    def has(self, name: str) -> bool:
+        """Return whether a folder holds a file of that name."""
+        if is_web(self.location):
+            return self.child_facts(name) is not None
+        return self.storage().exists(name)
+
+    def get(self, name: str) -> bytes:
+        """Return the bytes of a folder's file.
+
+        Raises
+        ------
+        SourceError
+            There is none.
+        """
+        if not is_web(self.location):
+            return self.storage().get(name)
+        remote = self._child(name)
+        facts = remote.facts()
+        if facts is None:
+            raise SourceError("There is no such file.", where=f"{self.url}/{name}")
+        try:
+            return b"".join(block for _, block in remote.blocks(0, facts))
+        except OSError as error:
+            raise SourceError(f"The server does not answer: {short(error)}", where=f"{self.url}/{name}") from error
+
+    def child_facts(self, name: str) -> Facts | None:
+        """Return what a web server says of a file of a folder, None if there is none."""
+        return self._child(name).facts()
+
+    def folder_sha256(self, names: Iterable[str], over: Callable[..., Iterable[str]] = map) -> str:
+        """Return the digest of names and bytes of a folder's files.
+
+        Parameters
+        ----------
+        names
+            Names of the files, sorted.
+        over
+            Applies a function to each, in order, perhaps several at once.
+        """
+        names = list(names)
         digest = hashlib.sha256()
-        for name in storage.list():
-            part = hashlib.sha256(storage.get(name)).hexdigest()
+        for name, part in zip(names, over(lambda name: hashlib.sha256(self.get(name)).hexdigest(), names), strict=True):
             digest.update(f"{name}\0{part}\n".encode())
         return digest.hexdigest()
 
@@ -191,9 +241,9 @@ class Place:
         pages = self.storage().store.list()
         return sorted((i["path"], i["size"], i["e_tag"] or str(i["last_modified"])) for page in pages for i in page)
 
-    def _child_facts(self, name: str) -> Facts | None:
+    def _child(self, name: str) -> RemoteFile:
         parts = urlsplit(self.location)
-        return remote_file(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()).facts()
+        return remote_file(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
 
 
 def _stamp(path: Path) -> str:
@@ -201,14 +251,20 @@ def _stamp(path: Path) -> str:
         if not path.is_dir():
             found = path.stat()
             return f"{found.st_size}-{found.st_mtime_ns}"
-        lines = []
-        for folder, _, files in os.walk(path):
-            for name in files:
-                one = os.stat(os.path.join(folder, name))
-                lines.append(f"{os.path.relpath(os.path.join(folder, name), path)} {one.st_size} {one.st_mtime_ns}")
-        return _digest("\n".join(sorted(lines)))
+        return _digest("\n".join(f"{name} {size} {time}" for name, size, time in _walk(path)))
     except OSError:
         return ""
+
+
+def _walk(folder: Path) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of all files below a folder, sorted."""
+    found = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(parent, name)
+            facts = os.stat(path)
+            found.append((os.path.relpath(path, folder), facts.st_size, facts.st_mtime_ns))
+    return sorted(found)
 
 
 def _digest(text: str) -> str:

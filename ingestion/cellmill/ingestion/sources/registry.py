@@ -44,7 +44,9 @@ BUILT_IN = {
     "10x_mtx": "cellmill.ingestion.sources.tenx_mtx:FORMAT",
     "10x_outs": "cellmill.ingestion.sources.tenx_outs:FORMAT",
     "soma": "cellmill.ingestion.sources.soma:FORMAT",
+    "parquet": "cellmill.ingestion.sources.arrow:FORMAT",
     "loom": "cellmill.ingestion.sources.loom:FORMAT",
+    "zarr": "cellmill.ingestion.sources.zarr:FORMAT",
 }
 """Formats of Cellmill; they are entry points too, but a checkout need not be installed anew for each of them."""
 

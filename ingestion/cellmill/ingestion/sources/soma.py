@@ -16,6 +16,7 @@ from scipy import sparse
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
+from cellmill.ingestion.sources.arrow_columns import pandas_array
 from cellmill.ingestion.sources.base import NAMED_COUNTS, Source
 from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.modalities import with_modality
@@ -124,7 +125,7 @@ class SomaSource:
         with _reading(self.url):
             coords = (_coordinates(ids),) if tuple(self._obs.index_column_names) == (_JOINID,) else ()
             table = self._obs.read(coords, column_names=names).concat()
-        frame = pd.DataFrame({name: _column(table[name]) for name in names})
+        frame = pd.DataFrame({name: pandas_array(table[name]) for name in names})
         frame = frame.set_index(_JOINID).loc[ids]
         index = frame[self._barcode].astype(str) if self._barcode else frame.index.astype(str)
         return frame[list(columns)].set_axis(pd.Index(index.tolist()), axis=0)
@@ -256,17 +257,6 @@ def _tiledbsoma(where: str) -> Any:
 def _coordinates(ids: I64) -> Any:
     """Return sorted ids as a range if they are one."""
     return slice(int(ids[0]), int(ids[-1])) if ids[-1] - ids[0] + 1 == ids.size else ids
-
-
-def _column(column: Any) -> Any:
-    """Return a column for pandas; integers and booleans with gaps stay what they are."""
-    import pyarrow as pa
-
-    nullable = {pa.bool_(): pd.BooleanDtype()} | {
-        kind: getattr(pd, f"{'UInt' if pa.types.is_unsigned_integer(kind) else 'Int'}{kind.bit_width}Dtype")()
-        for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
-    }
-    return column.to_pandas(types_mapper=nullable.get if column.null_count else None).array
 
 
 @contextmanager

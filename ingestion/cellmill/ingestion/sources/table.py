@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellmill.errors import SourceError
-
-Check = Callable[[Any, str], None]
-"""Refuses an array that claims more than it can hold; called before an array is read."""
+from cellmill.ingestion.sources.matrix import UNREADABLE
+from cellmill.ingestion.sources.tree import Tree
 
 _FIX = "Read the file with anndata and write it again."
 
@@ -26,8 +25,8 @@ class Table:
         A group of columns (AnnData 0.7 and later), or one array of records (before).
     where
         File and place, for messages.
-    check
-        What to ask before an array is read.
+    tree
+        What it is in; asked before an array is read.
     categories
         For records, which hold codes: the categories of columns that have them, kept elsewhere in the file.
 
@@ -37,8 +36,8 @@ class Table:
         It is no table.
     """
 
-    def __init__(self, item: Any, where: str, check: Check, categories: Mapping[str, Any] | None = None) -> None:
-        self._item, self._where, self._check = item, where, check
+    def __init__(self, item: Any, where: str, tree: Tree, categories: Mapping[str, Any] | None = None) -> None:
+        self._item, self._where, self._tree = item, where, tree
         self._categories = categories or {}
         self._records = hasattr(item, "shape")
         self._read_categories: dict[str, pd.Index] = {}
@@ -51,11 +50,16 @@ class Table:
             self._index = _text(item.attrs.get("_index", "_index"))
             if self._index not in item:
                 raise self._error(f"it has no index {self._index!r}")
-            self.columns = [_text(name) for name in item.attrs.get("column-order", ())]
+            if "column-order" not in item.attrs:
+                raise self._error("it does not say which columns it has")
+            self.columns = [_text(name) for name in item.attrs["column-order"]]
         self.n_rows = int(self._length(self._index))
 
     def index(self, start: int = 0, stop: int | None = None) -> pd.Index:
         """Return the names of rows ``[start, stop)``."""
+        if not self._records and hasattr(item := self._item[self._index], "shape"):
+            # Of names, an empty one is never right.
+            self._tree.check_whole(item, self._where)
         names: pd.Index = pd.Index(self.column(self._index, start, stop))
         return names
 
@@ -71,16 +75,19 @@ class Table:
             raise self._error(f"it has no column {name!r}")
         rows = slice(start, self.n_rows if stop is None else stop)
         try:
-            return self._of_records(name, rows) if self._records else self._of_group(name, rows)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, UnicodeDecodeError) as error:
-            raise self._error(f"the column {name!r} cannot be read: {error}") from error
+            values = self._of_records(name, rows) if self._records else self._of_group(name, rows)
+            if len(values) != len(range(self.n_rows)[rows]):
+                raise ValueError(f"it has not {self.n_rows:,} rows, as the index has")
+            return values
+        except (*UNREADABLE, KeyError, TypeError) as error:
+            raise self._error(f"the column {name!r} cannot be read: {str(error) or type(error).__name__}") from error
 
     def frame(self) -> pd.DataFrame:
         """Return the whole table."""
         return pd.DataFrame({name: self.column(name) for name in self.columns}, index=self.index())
 
     def _of_records(self, name: str, rows: slice) -> Any:
-        self._check(self._item, self._where)
+        self._tree.check_whole(self._item, self._where)
         fields = self._item.fields(name) if hasattr(self._item, "fields") else None
         values = _plain(fields[rows] if fields is not None else self._item[rows][name])
         if name in self._categories and values.dtype.kind in "iu":
@@ -124,6 +131,7 @@ class Table:
 
     def _item_values(self, item: Any) -> npt.NDArray[Any]:
         if hasattr(item, "shape"):
+            self._tree.check_whole(item, self._where)
             return self._values(item, slice(None) if item.shape else ())
         mask = self._values(item["mask"], slice(None)).astype(bool)
         values = self._values(item["values"], slice(None))
@@ -132,7 +140,7 @@ class Table:
         return values
 
     def _values(self, item: Any, rows: Any) -> npt.NDArray[Any]:
-        self._check(item, self._where)
+        self._tree.check(item, self._where)
         if len(item.shape) > 1:
             raise ValueError(f"it has {len(item.shape)} dimensions")
         return _plain(item[rows])

@@ -1,0 +1,96 @@
+"""One source into the atlas, or out of it: one commit each, none without the lock."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.errors import IntegrityError
+from cellmill.ingestion import pipeline
+from cellmill.ingestion.config import DuplicateConfig, IngestConfig
+from cellmill.ingestion.duplicates import find_duplicates
+from cellmill.ingestion.schedule.state import Landed
+from cellmill.ingestion.schedule.survey import Found
+
+
+def land(
+    config: IngestConfig, found: Found, guard: Callable[[], None], output: Path, now: datetime
+) -> tuple[Landed, bool]:
+    """Ingest one source; if it is in the atlas already, just so, nothing changes.
+
+    Parameters
+    ----------
+    config
+        How.
+    found
+        What.
+    guard
+        Called right before a commit; what it raises keeps it from being made.
+    output
+        Folder for the run's directory.
+    now
+        The time.
+
+    Returns
+    -------
+    tuple
+        How the source is in the atlas, and whether this call committed it.
+
+    Raises
+    ------
+    CellmillError
+        See `cellmill.ingestion.ingest`.
+    """
+    run = output / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    result = pipeline.ingest(config.model_copy(update={"sources": (found.source,), "output": run}), guard=guard)
+    snapshot = Atlas.open(result.atlas).snapshot(result.snapshot)
+    read = {report.sha256 for report in result.reports}
+    mine = [entry for entry in snapshot.shards if entry.source_url == found.url or entry.source_sha256 in read]
+    if not mine:
+        raise IntegrityError(
+            f"The source was ingested, but snapshot {result.snapshot} does not name it.", where=found.url
+        )
+    landed = Landed(
+        stamp=found.stamp,
+        settings=found.settings,
+        dataset=mine[0].dataset,
+        url=mine[0].source_url,
+        sha256=mine[0].source_sha256,
+        snapshot=result.snapshot,
+        cells=sum(entry.n_cells for entry in mine),
+        time=now,
+    )
+    return landed, result.changed
+
+
+def take_out(
+    atlas: Atlas, sources: Sequence[Landed], message: str, duplicates: DuplicateConfig, guard: Callable[[], None]
+) -> tuple[int, int]:
+    """Take sources out of the next snapshot, in one commit; cells that were hidden as their duplicates come back.
+
+    Returns
+    -------
+    tuple
+        Number of the snapshot that has them no more, and how many cells it lost.
+    """
+    gone_sources = {(source.dataset, source.url) for source in sources}
+    lost = 0
+
+    def plan(snapshot: Snapshot) -> Change | None:
+        nonlocal lost
+        gone: list[ShardEntry] = []
+        stay: list[ShardEntry] = []
+        for entry in snapshot.shards:
+            (gone if (entry.dataset, entry.source_url) in gone_sources else stay).append(entry)
+        if not gone:
+            return None
+        restored = find_duplicates(atlas.storage, [], stay, gone, duplicates)
+        lost = sum(entry.n_cells for entry in gone)
+        guard()
+        facts = {"removed_shards": str(len(gone)), "cells": str(-lost)}
+        return Change(restored.changed, [entry.key for entry in gone], message, facts)
+
+    return atlas.update(plan)[0], lost

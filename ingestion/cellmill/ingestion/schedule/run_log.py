@@ -1,0 +1,45 @@
+"""What happened, line by line: JSON in files of a month each, words on the terminal."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from cellmill.console import console
+
+
+class RunLog:
+    """Appends events to ``DIRECTORY/log-YYYY-MM.jsonl``.
+
+    Parameters
+    ----------
+    directory
+        Made when the first event is written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, now: datetime, event: str, text: str, **facts: Any) -> None:
+        """Append an event.
+
+        Parameters
+        ----------
+        now
+            The time.
+        event
+            What kind it is of.
+        text
+            For people.
+        facts
+            More for machines.
+        """
+        line = {"time": now.isoformat(timespec="seconds"), "event": event, "text": text, **facts}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / f"log-{now:%Y-%m}.jsonl").open("a") as file:
+            file.write(json.dumps(line, default=str) + "\n")
+        console.print(f"[dim]{now:%Y-%m-%d %H:%M:%S}[/dim] {escape(text)}", soft_wrap=True)

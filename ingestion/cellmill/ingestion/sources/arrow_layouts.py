@@ -1,0 +1,184 @@
+"""The two ways in which tables with a row for each cell hold counts: in lists, or in a column for each gene."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from scipy import sparse
+
+from cellmill.errors import SourceError
+from cellmill.ingestion.obs import CELLXGENE_COLUMNS
+from cellmill.ingestion.sources.arrow_features import FeatureTable
+from cellmill.ingestion.sources.arrow_parts import Parts
+from cellmill.ingestion.sources.modalities import with_modality
+
+FEATURES = ("genes", "gene_ids", "gene_indices", "gene_idx", "indices", "features", "feature_indices", "feature_ids")
+VALUES = ("expressions", "expression", "counts", "values", "data", "umis", "raw_counts")
+"""Names of the columns of lists, the likeliest first."""
+
+
+class Lists:
+    """Counts in lists, one of features and one of values in each row.
+
+    Parameters
+    ----------
+    parts
+        The files.
+    features, values
+        The two columns.
+    table
+        What the features are; None if they are text.
+    where
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        The lists hold something else, or nothing says which genes they mean.
+    """
+
+    def __init__(self, parts: Parts, features: str, values: str, table: FeatureTable | None, where: str) -> None:
+        self._parts, self._features, self._values, self._where = parts, features, values, where
+        self.taken = (features, values)
+        is_text = pa.types.is_string(_of(parts, features)) or pa.types.is_large_string(_of(parts, features))
+        if not is_text and not pa.types.is_integer(_of(parts, features)):
+            raise SourceError(f"{features} holds lists of {_of(parts, features)}.", where=where, fix="Write numbers.")
+        if not (pa.types.is_integer(_of(parts, values)) or pa.types.is_floating(_of(parts, values))):
+            raise SourceError(f"{values} holds lists of {_of(parts, values)}.", where=where, fix="Write numbers.")
+        if table is None and not is_text:
+            raise SourceError(
+                f"{features} holds numbers, and no table says which genes these are.",
+                where=where,
+                fix="Name the table of genes (Parquet, CSV or TSV) with `features`.",
+            )
+        self._table = table if table is not None else FeatureTable(pd.DataFrame(index=self._distinct()))
+        self._keys = self._table.texts if is_text else self._table.numbers
+        self.var = with_modality(self._table.frame)
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where the values of each cell begin: int64 [n_cells + 1]."""
+        return self._parts.starts(self._values)
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read rows ``[start, stop)``."""
+        table = self._parts.read([self._features, self._values], start, stop)
+        features, values = (table[name].combine_chunks() for name in self.taken)
+        lengths = pc.fill_null(pc.list_value_length(features), 0)
+        where = f"{self._where}: cells {start} to {stop - 1}"
+        if not lengths.equals(pc.fill_null(pc.list_value_length(values), 0)):
+            raise SourceError(f"Lists of {self._features} and {self._values} have different lengths.", where=where)
+        indptr = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int64)
+        flat, data = pc.list_flatten(features), pc.list_flatten(values)
+        if flat.null_count or data.null_count:
+            raise SourceError("There are lists with gaps.", where=where, fix="Write NaN as 0, or leave it out.")
+        column = pc.fill_null(pc.index_in(flat.cast(self._keys.type), value_set=self._keys), -1).to_numpy()
+        numbers = data.to_numpy(zero_copy_only=False)
+        unknown = column < 0
+        if unknown.any():
+            # Tahoe-100M begins each cell with a token that is no gene, and marks it by a negative value.
+            marks = np.zeros(column.size, bool)
+            marks[indptr[:-1][np.diff(indptr) > 0]] = True
+            marks &= unknown & (numbers < 0)
+            if (bad := unknown & ~marks).any():
+                example = flat[int(np.flatnonzero(bad)[0])].as_py()
+                raise SourceError(
+                    f"{int(bad.sum()):,} entries are of features that the table of genes does not have, such as "
+                    f"{example!r}.",
+                    where=where,
+                    fix="Name the right table with `features`.",
+                )
+            kept = ~unknown
+            indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
+            column, numbers = column[kept], numbers[kept]
+        shape = (stop - start, len(self.var))
+        return sparse.csr_matrix((numbers, column.astype(np.int32), indptr), shape=shape)
+
+    def _distinct(self) -> pd.Index:
+        """Return all features that occur, in the order of their names."""
+        found: set[str] = set()
+        step = 1 << 16
+        for start in range(0, self._parts.n_rows, step):
+            table = self._parts.read([self._features], start, min(start + step, self._parts.n_rows))
+            found.update(pc.unique(pc.list_flatten(table[self._features])).to_pylist())
+        return pd.Index(sorted(found), dtype=object)
+
+
+class Columns:
+    """Counts in a column for each gene.
+
+    Parameters
+    ----------
+    parts
+        The files.
+    obs
+        Columns that are not counts.
+    table
+        What the features are; None takes all numeric columns.
+    where
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        There is no such column.
+    """
+
+    def __init__(self, parts: Parts, obs: set[Any], table: FeatureTable | None, where: str) -> None:
+        self._parts, self._where = parts, where
+        numeric = [field.name for field in parts.schema if _is_number(field.type)]
+        if table is None:
+            kept = {*obs, *CELLXGENE_COLUMNS}
+            self.taken = tuple(name for name in numeric if name not in kept)
+            var = pd.DataFrame(index=pd.Index(self.taken, dtype=object))
+        else:
+            names = pd.Index(table.texts.to_pylist())
+            self.taken = tuple(name for name in numeric if name in names)
+            var = table.frame.iloc[names.get_indexer(pd.Index(self.taken))] if names.is_unique else table.frame.iloc[:0]
+        if not len(var):
+            raise SourceError(
+                "There are neither lists of genes and counts nor columns of counts.",
+                where=where,
+                fix=f"Lists are called {', '.join(FEATURES[:3])}, ... and {', '.join(VALUES[:3])}, ...; columns of "
+                "counts are numbers, and are those that `features` names, if it is set.",
+            )
+        self.var = with_modality(var)
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where the values of each cell begin: int64 [n_cells + 1]."""
+        return np.arange(self._parts.n_rows + 1, dtype=np.int64) * len(self.taken)
+
+    def rows(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Read rows ``[start, stop)``."""
+        table = self._parts.read(self.taken, start, stop)
+        dtype = np.result_type(*{column.type.to_pandas_dtype() for column in table.columns})
+        dense = np.empty((stop - start, len(self.taken)), np.float64 if dtype.kind == "f" else dtype)
+        for number, column in enumerate(table.columns):
+            if column.null_count:
+                raise SourceError(
+                    f"The column {self.taken[number]!r} has gaps.",
+                    where=f"{self._where}: cells {start} to {stop - 1}",
+                    fix="Write 0 where there is no count, or keep the column out of the counts with `obs`.",
+                )
+            dense[:, number] = column.to_numpy()
+        return sparse.csr_matrix(dense)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Return whether a type is one of lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _of(parts: Parts, column: str) -> Any:
+    return parts.schema.field(column).type.value_type

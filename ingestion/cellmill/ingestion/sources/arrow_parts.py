@@ -1,0 +1,310 @@
+"""Parquet and Arrow files as ranges of rows: one file, or all of a folder one after the other."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import obstore
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cellmill.errors import SourceError
+from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.remote import is_web
+
+_PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+_ROWS_AT_ONCE = 1 << 12
+_SUSPICIOUS_BYTES = 1 << 28
+_SUSPICIOUS_RATIO = 500
+_SMALL = 1 << 12
+_FIX = "Fetch or write the file again."
+
+
+class Part(Protocol):
+    """One file."""
+
+    url: str
+    schema: pa.Schema
+    n_rows: int
+
+    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Yield rows ``[start, stop)`` of columns, a few thousand at a time."""
+        ...
+
+    def lengths(self, column: str) -> list[tuple[int, int]]:
+        """Return number of rows, and of values in their lists of a column, for each group of rows."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def is_arrow(place: Place) -> bool:
+    """Return whether a file begins like Parquet or Arrow, as a file or a stream."""
+    return not place.is_dir and place.head(8).startswith((_PARQUET, _ARROW, _STREAM))
+
+
+def open_part(place: Place) -> Part:
+    """Open a file.
+
+    Raises
+    ------
+    SourceError
+        It is damaged, cut short, or claims more rows or bytes than its size can hold.
+    """
+    head = place.head(8)
+    if not head.startswith((_PARQUET, _ARROW, _STREAM)):
+        raise SourceError("The file is neither Parquet nor Arrow.", where=place.url, fix=_FIX)
+    size = place.size or 0
+    with reading(place.url):
+        part: Part
+        if head.startswith(_PARQUET):
+            part = ParquetPart(place)
+        else:
+            part = IpcPart(place, stream=head.startswith(_STREAM))
+    if part.n_rows > max(size, _SMALL) * _SUSPICIOUS_RATIO:
+        part.close()
+        raise SourceError(f"The file claims {part.n_rows:,} rows in {size:,} bytes.", where=place.url, fix=_FIX)
+    return part
+
+
+class ParquetPart:
+    """A Parquet file, read by row groups."""
+
+    def __init__(self, place: Place) -> None:
+        self.url = place.url
+        self._file = pq.ParquetFile(_readable(place), buffer_size=1 << 20, pre_buffer=False)
+        self.schema: pa.Schema = self._file.schema_arrow
+        meta = self._file.metadata
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        self._bounds = np.concatenate([[0], np.cumsum([group.num_rows for group in groups])]).astype(np.int64)
+        self.n_rows = int(self._bounds[-1])
+        claimed, size = sum(group.total_byte_size for group in groups), place.size or 0
+        if claimed > _SUSPICIOUS_BYTES and claimed > size * _SUSPICIOUS_RATIO:
+            raise SourceError(
+                f"The file claims {claimed / 1e9:,.1f} GB in {size / 1e6:,.1f} MB.", where=self.url, fix=_FIX
+            )
+
+    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """See `Part`."""
+        first = max(0, int(np.searchsorted(self._bounds, start, side="right")) - 1)
+        last = int(np.searchsorted(self._bounds, stop, side="left"))
+        if start >= stop:
+            return
+        position = int(self._bounds[first])
+        found = self._file.iter_batches(_ROWS_AT_ONCE, list(range(first, last)), list(columns), use_threads=False)
+        for batch in found:
+            yield from _cut(batch, position, start, stop)
+            position += batch.num_rows
+            if position >= stop:
+                return
+
+    def lengths(self, column: str) -> list[tuple[int, int]]:
+        """See `Part`."""
+        groups = (self._file.metadata.row_group(i) for i in range(self._file.metadata.num_row_groups))
+        return [
+            (
+                group.num_rows,
+                sum(
+                    group.column(j).num_values
+                    for j in range(group.num_columns)
+                    if group.column(j).path_in_schema.split(".")[0] == column
+                ),
+            )
+            for group in groups
+        ]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close(force=True)
+
+
+class IpcPart:
+    """An Arrow file or stream, on disk as it is in memory."""
+
+    def __init__(self, place: Place, *, stream: bool) -> None:
+        self.url = place.url
+        self._stream = stream
+        self._source = pa.memory_map(str(place.local_path()))
+        with self._reader([]) as reader:
+            self.schema: pa.Schema = reader.schema
+        narrow = next((field.name for field in self.schema if pa.types.is_primitive(field.type)), None)
+        names = [narrow or self.schema.names[0]] if self.schema.names else []
+        with self._reader(names) as reader:
+            rows = [batch.num_rows for batch in self._all(reader)]
+        self._bounds = [0, *np.cumsum(rows).tolist()]
+        self.n_rows = int(self._bounds[-1])
+
+    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """See `Part`."""
+        with self._reader(columns) as reader:
+            found = iter(reader) if self._stream else None
+            for number, (low, high) in enumerate(pairwise(self._bounds)):
+                if found is None and (high <= start or low >= stop):
+                    continue
+                batch = next(found) if found is not None else reader.get_batch(number)
+                for whole in _cut(batch.select(list(columns)), low, start, stop):
+                    for offset in range(0, whole.num_rows, _ROWS_AT_ONCE):
+                        yield whole.slice(offset, _ROWS_AT_ONCE)
+                if high >= stop:
+                    return
+
+    def lengths(self, column: str) -> list[tuple[int, int]]:
+        """See `Part`."""
+        with self._reader([column]) as reader:
+            return [
+                (batch.num_rows, pc.sum(pc.list_value_length(batch.column(column))).as_py() or 0)
+                for batch in self._all(reader)
+            ]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    @contextmanager
+    def _reader(self, columns: Sequence[str]) -> Iterator[Any]:
+        self._source.seek(0)
+        options = pa.ipc.IpcReadOptions()
+        if columns:
+            options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
+        open_it = pa.ipc.open_stream if self._stream else pa.ipc.open_file
+        with open_it(self._source, options=options) as reader:
+            yield reader
+
+    def _all(self, reader: Any) -> Iterator[pa.RecordBatch]:
+        return iter(reader) if self._stream else (reader.get_batch(i) for i in range(reader.num_record_batches))
+
+
+class Parts:
+    """Files with one schema, as one sequence of rows.
+
+    Parameters
+    ----------
+    places
+        The files, in order.
+
+    Raises
+    ------
+    SourceError
+        A file is damaged, or has other columns than the first.
+    """
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.parts: list[Part] = []
+        try:
+            for place in places:
+                self.parts.append(open_part(place))
+                self._compare(self.parts[-1])
+        except BaseException:
+            self.close()
+            raise
+        self.schema = self.parts[0].schema
+        self._bounds = [0, *np.cumsum([part.n_rows for part in self.parts]).tolist()]
+        self.n_rows = int(self._bounds[-1])
+
+    def read(self, columns: Sequence[str], start: int, stop: int) -> pa.Table:
+        """Return rows ``[start, stop)`` of columns.
+
+        Raises
+        ------
+        SourceError
+            They cannot be read.
+        """
+        batches: list[pa.RecordBatch] = []
+        for part, low, high in zip(self.parts, self._bounds[:-1], self._bounds[1:], strict=True):
+            if low < stop and start < high:
+                with reading(f"{part.url}: rows {max(start, low) - low} to {min(stop, high) - low - 1}"):
+                    batches += part.batches(columns, max(start, low) - low, min(stop, high) - low)
+        if not batches:
+            return pa.schema([self.schema.field(name) for name in columns]).empty_table()
+        with reading(self.parts[0].url):
+            return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="permissive")
+
+    def starts(self, column: str) -> npt.NDArray[np.int64]:
+        """Return where the values of each row's list begin, as if rows of one group were alike: int64 [n_rows + 1].
+
+        Raises
+        ------
+        SourceError
+            A file cannot be read.
+        """
+        groups: list[tuple[int, int]] = []
+        for part in self.parts:
+            with reading(part.url):
+                groups += part.lengths(column)
+        rows = np.array([n for n, _ in groups], np.int64)
+        each = np.array([-(-values // max(n, 1)) for n, values in groups], np.int64)
+        return np.concatenate([[0], np.cumsum(np.repeat(each, rows))])
+
+    def close(self) -> None:
+        """Close all files."""
+        for part in self.parts:
+            part.close()
+
+    def _compare(self, part: Part) -> None:
+        first = self.parts[0]
+        if part.schema.names != first.schema.names:
+            other = sorted(set(part.schema.names) ^ set(first.schema.names)) or ["their order"]
+            raise SourceError(
+                f"The files have different columns ({', '.join(other[:5])}).",
+                where=f"{first.url} and {part.url}",
+                fix="Put only files of one table into the folder, or name them by a pattern.",
+            )
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn Arrow's errors into ours."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, EOFError) as error:
+        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise SourceError(f"The file is damaged or cut short: {text}", where=where, fix=_FIX) from error
+
+
+def _readable(place: Place) -> Any:
+    """Return something that pyarrow reads: of a file in an object store, only what is asked for is fetched."""
+    if place.is_local or is_web(place.location):
+        return pa.memory_map(str(place.local_path()))
+    folder, _, name = place.location.rpartition("/")
+    reader = obstore.open_reader(Place(folder).storage().store, name)
+    return pa.PythonFile(io.BufferedReader(_RemoteFile(reader), 1 << 20), mode="r")
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object of a store as Python's files are."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        data = bytes(self._reader.read(len(buffer)))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _cut(batch: pa.RecordBatch, position: int, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a batch that begins at `position` that are in ``[start, stop)``."""
+    low, high = max(start - position, 0), min(stop - position, batch.num_rows)
+    if low < high:
+        yield batch.slice(low, high - low)

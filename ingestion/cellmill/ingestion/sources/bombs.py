@@ -1,0 +1,123 @@
+"""Refusing arrays of HDF5 files that are larger than their file can hold, before they are read."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import h5py
+import numpy as np
+
+from cellmill.errors import SourceError
+
+LARGEST_BLOCK = 1 << 30
+SUSPICIOUS_BYTES = 1 << 28
+SUSPICIOUS_RATIO = 500
+
+_DEFLATE, _LZF = 1, 32000
+_MOST_GROWTH = {_DEFLATE: 1032, _LZF: 88}
+_PIECE = 1 << 20
+_FIX = "The file is damaged or not what it claims: fetch it again, or write it again with anndata."
+
+
+def refuse_bombs(part: h5py.Dataset, where: str) -> None:
+    """Refuse an array that claims or would grow to far more than its bytes can hold, or lies in another file.
+
+    Raises
+    ------
+    SourceError
+        As said.
+    """
+    if part.is_virtual or part.external:
+        raise SourceError(
+            f"{part.name} lies in another file.", where=where, fix="Write the file again as a whole with anndata."
+        )
+    size, stored = part.size * part.dtype.itemsize, part.id.get_storage_size()
+    refuse_claim(part.name, size, stored, where)
+    block = int(np.prod(part.chunks)) * part.dtype.itemsize if part.chunks else 0
+    if block > LARGEST_BLOCK:
+        raise SourceError(
+            f"{part.name} is compressed in blocks of {block / 1e9:,.1f} GB, which must be decoded whole.",
+            where=where,
+            fix="Write the file again with smaller chunks: adata.write_h5ad(path, compression='gzip').",
+        )
+    if part.chunks:
+        _refuse_growth(part, block, where)
+
+
+def refuse_gaps(part: h5py.Dataset, where: str) -> None:
+    """Refuse an array of which parts were never written: they would read as zeros.
+
+    Raises
+    ------
+    SourceError
+        As said.
+    """
+    if not part.size or part.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
+        return
+    if part.chunks:
+        wanted = int(np.prod([-(-n // c) for n, c in zip(part.shape, part.chunks, strict=True)]))
+        written = part.id.get_num_chunks()
+    else:
+        wanted, written = 1, int(part.id.get_storage_size() > 0)
+    if written < wanted:
+        raise SourceError(
+            f"{part.name} has {wanted - written:,} of {wanted:,} parts that were never written.",
+            where=where,
+            fix="The program that wrote the file was stopped: write it again.",
+        )
+
+
+def refuse_claim(name: str, size: int, stored: int, where: str) -> None:
+    """Refuse an array of `size` bytes of which only `stored` are there.
+
+    Raises
+    ------
+    SourceError
+        No compression explains the difference.
+    """
+    if size > SUSPICIOUS_BYTES and size > stored * SUSPICIOUS_RATIO:
+        raise SourceError(
+            f"{name} claims {size / 1e9:,.1f} GB, but {stored / 1e6:,.1f} MB are stored.", where=where, fix=_FIX
+        )
+
+
+def _refuse_growth(part: h5py.Dataset, block: int, where: str) -> None:
+    """HDF5 decompresses a chunk to its end, however far that is beyond the size it should have."""
+    about = part.id.get_create_plist()
+    filters = [about.get_filter(i)[0] for i in range(about.get_nfilters())]
+    growth = next((_MOST_GROWTH[one] for one in filters if one in _MOST_GROWTH), None)
+    if growth is None:
+        return
+    large: list[tuple[tuple[int, ...], int]] = []
+
+    def note(chunk: Any) -> None:
+        # What is small cannot grow to much, and chunks of usual files are small.
+        if chunk.size * growth > SUSPICIOUS_BYTES:
+            large.append((chunk.chunk_offset, chunk.size))
+
+    part.id.chunk_iter(note)
+    for offset, size in large:
+        if size > block + block // 1000 + 64 or _grown(part, offset, block, filters) > block:
+            raise SourceError(
+                f"A chunk of {part.name} grows to more than its {block / 1e6:,.1f} MB.", where=where, fix=_FIX
+            )
+
+
+def _grown(part: h5py.Dataset, offset: tuple[int, ...], block: int, filters: list[int]) -> int:
+    """Return to how many bytes a chunk grows, or some number above the size of a block."""
+    mask, stored = part.id.read_direct_chunk(offset)
+    if mask:
+        return len(stored)
+    if _LZF in filters:
+        # No decoder of it can be stopped; none of its chunks is so large unless it was made so.
+        return block + 1
+    decoder, rest, grown = zlib.decompressobj(), stored, 0
+    try:
+        while rest and not decoder.eof and grown <= block:
+            grown += len(decoder.decompress(rest, _PIECE))
+            rest = decoder.unconsumed_tail
+    except zlib.error:
+        # Reading will say so.
+        return 0
+    return grown

@@ -1,0 +1,63 @@
+"""Rollback: a new snapshot whose rows are those of an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import TYPE_CHECKING
+
+from cellmill.atlas.catalog import Change
+from cellmill.atlas.forgotten import check_known
+from cellmill.atlas.withdrawals import active_withdrawals, withdrawn_rows
+from cellmill.errors import AtlasError
+
+if TYPE_CHECKING:
+    from cellmill.atlas.atlas import Atlas
+    from cellmill.atlas.snapshot import Snapshot
+
+
+def rollback(atlas: Atlas, version: int | str, message: str = "") -> tuple[int, bool]:
+    """Make a snapshot with the rows of an old one; the snapshots between stay.
+
+    Returns
+    -------
+    tuple
+        Number of the newest snapshot, and whether this call made it: it does not where nothing would change.
+
+    Raises
+    ------
+    AtlasError
+        There is no such snapshot, it is forgotten, or it holds cells that were withdrawn since.
+    """
+    target = atlas.snapshot(version)
+
+    def plan(newest: Snapshot) -> Change | None:
+        # Asked under the lease of the commit: what is not forgotten now is not collected before the commit.
+        check_known(atlas.storage, target.version)
+        there = {entry.key: entry for entry in newest.shards}
+        wanted = {entry.key: entry for entry in target.shards}
+        add = [entry for key, entry in wanted.items() if there.get(key) != entry]
+        gone = [key for key in there if key not in wanted]
+        if not add and not gone:
+            return None
+        _refuse_withdrawn(target, there)
+        facts = {"rollback": str(target.version), "cells": str(target.n_cells)}
+        return Change(add, gone, message or f"roll back to snapshot {target.version}", facts)
+
+    return atlas.update(plan)
+
+
+def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]]) -> None:
+    storage = target.atlas.storage
+    withdrawals = active_withdrawals(storage)
+    for entry in target.shards:
+        if entry.key in there:
+            continue
+        for withdrawal in withdrawals:
+            n = int(withdrawn_rows(storage, entry, [withdrawal]).sum())
+            if n:
+                raise AtlasError(
+                    f"Snapshot {target.version} holds cells that were withdrawn since ({n:,} in data set "
+                    f"{entry.dataset!r}, withdrawal {withdrawal.number}: {withdrawal.where}).",
+                    where=target.atlas.url,
+                    fix="Ingest the data sets again, or lift the withdrawal with `cellmill atlas remove --lift`.",
+                )

@@ -1,0 +1,212 @@
+"""Withdrawals: predicates whose cells no snapshot may show any more, now or after a later ingestion.
+
+``withdrawals/NNNN.json`` is written once, before cells are removed; ``NNNN.lifted.json`` beside it lifts it. Every
+commit that adds cells looks here after it knows which snapshot it builds on, and every removal makes a commit, so of a
+removal and an ingestion that run at once the later one always sees the other.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cellmill.atlas.cells import CellsFile
+from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.predicate import Predicate, parse
+from cellmill.atlas.record import encode, read_record
+from cellmill.config import Config
+from cellmill.errors import AtlasError, ConfigError
+from cellmill.storage import Storage
+
+_FOLDER = "withdrawals"
+_NAME = re.compile(rf"{_FOLDER}/(\d+)\.json")
+_WHOLE = "withdrawn"
+
+
+class Withdrawal(Config):
+    """A predicate whose cells are withdrawn.
+
+    Attributes
+    ----------
+    number
+        Counted from 1.
+    where
+        The predicate.
+    reason
+        Why.
+    time
+        UTC, ISO 8601.
+    """
+
+    number: int
+    where: str
+    reason: str
+    time: str
+
+
+class Lift(Config):
+    """That a withdrawal no longer holds."""
+
+    number: int
+    reason: str
+    time: str
+
+
+class WhollyWithdrawn(Config):
+    """A shard that would be there but for withdrawals, which took all of its cells."""
+
+    withdrawals: tuple[int, ...]
+
+
+def all_withdrawals(storage: Storage) -> list[tuple[Withdrawal, Lift | None]]:
+    """Return all withdrawals by number, and what lifted them.
+
+    Raises
+    ------
+    IntegrityError
+        A record is damaged.
+    """
+    found = []
+    for number in sorted(int(name[1]) for key in storage.list(_FOLDER) if (name := _NAME.fullmatch(key))):
+        withdrawal = read_record(storage, _key(number), Withdrawal)
+        if withdrawal is not None:
+            found.append((withdrawal, read_record(storage, _lifted_key(number), Lift)))
+    return found
+
+
+def active_withdrawals(storage: Storage) -> list[Withdrawal]:
+    """Return the withdrawals that hold, by number."""
+    return [withdrawal for withdrawal, lift in all_withdrawals(storage) if lift is None]
+
+
+def record_withdrawal(storage: Storage, where: str, reason: str) -> Withdrawal:
+    """Write a withdrawal down and return it; one with this predicate that holds already is returned instead."""
+    while True:
+        there = all_withdrawals(storage)
+        for withdrawal, lift in there:
+            if lift is None and withdrawal.where == where:
+                return withdrawal
+        number = there[-1][0].number + 1 if there else 1
+        new = Withdrawal(number=number, where=where, reason=reason, time=_now())
+        if storage.put_if_absent(_key(number), encode(new)):
+            return new
+
+
+def lift(storage: Storage, number: int, reason: str) -> Withdrawal:
+    """Lift a withdrawal: its cells come back when their source is ingested again.
+
+    Raises
+    ------
+    AtlasError
+        There is no such withdrawal, or it was lifted.
+    """
+    withdrawal = read_record(storage, _key(number), Withdrawal)
+    if withdrawal is None:
+        raise AtlasError(f"There is no withdrawal {number}.", where=storage.url, fix="See `cellmill atlas show`.")
+    if not storage.put_if_absent(_lifted_key(number), encode(Lift(number=number, reason=reason, time=_now()))):
+        raise AtlasError(f"Withdrawal {number} was lifted already.", where=storage.url)
+    return withdrawal
+
+
+def read_predicate(where: str) -> Predicate:
+    """Return a predicate that cells can be withdrawn by.
+
+    Raises
+    ------
+    ConfigError
+        It is not well-formed, or speaks of what is not a property of the cell itself.
+    """
+    predicate = parse(where)
+    if not predicate.columns or {"is_duplicate", "row", "shard"} & set(predicate.columns):
+        raise ConfigError(
+            "Cells are withdrawn by what they are, not by where they lie.",
+            where=where,
+            fix="For instance: donor_id = 'D7', or dataset = 'kang18' and batch in ['b1', 'b2'].",
+        )
+    return predicate
+
+
+def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Withdrawal]) -> npt.NDArray[np.bool_]:
+    """Return which rows of a shard are withdrawn, hidden ones included: bool [n_rows].
+
+    Raises
+    ------
+    ConfigError
+        A predicate cannot be applied to the shard's columns.
+    """
+    found = np.zeros(entry.n_rows, bool)
+    for withdrawal in withdrawals:
+        predicate = read_predicate(withdrawal.where)
+        found |= _mask(predicate, CellsFile(storage, entry).read(predicate.columns))
+    return found
+
+
+def numbers_of(entry: ShardEntry) -> set[int]:
+    """Return the withdrawals that took cells of a shard."""
+    return {int(number) for number in entry.withdrawals.split(",") if number}
+
+
+def is_current(entry: ShardEntry, active: set[int]) -> bool:
+    """Return whether a shard has all cells that it may have: none of its withdrawals was lifted."""
+    return numbers_of(entry) <= active
+
+
+def mark_wholly_withdrawn(storage: Storage, entry: ShardEntry, numbers: Sequence[int]) -> None:
+    """Write down that a shard has no cells left, so that the next ingestion does not read its source again."""
+    storage.put(_whole_key(*entry.planned), encode(WhollyWithdrawn(withdrawals=tuple(sorted(numbers)))))
+
+
+def is_wholly_withdrawn(storage: Storage, planned: tuple[str, str], active: set[int]) -> bool:
+    """Return whether a shard has no cells left by withdrawals that still hold."""
+    if not active:
+        return False
+    record = read_record(storage, _whole_key(*planned), WhollyWithdrawn)
+    return record is not None and set(record.withdrawals) <= active
+
+
+def _mask(predicate: Predicate, table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Apply a predicate; a column of another kind than its value is compared as text.
+
+    Donors are numbers in one data set and text in the next: a withdrawal holds for both.
+    """
+    first: ConfigError | None = None
+    for one in _readings(table):
+        try:
+            return np.asarray(predicate.mask(one))
+        except ConfigError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _readings(table: pa.Table) -> Iterator[pa.Table]:
+    other = [i for i, item in enumerate(table.schema) if not pa.types.is_string(item.type)]
+    for choice in product((False, True), repeat=len(other)):
+        one = table
+        for i, as_text in zip(other, choice, strict=True):
+            if as_text:
+                one = one.set_column(i, table.schema.names[i], pc.cast(table.column(i), pa.string()))
+        yield one
+
+
+def _key(number: int) -> str:
+    return f"{_FOLDER}/{number:04d}.json"
+
+
+def _lifted_key(number: int) -> str:
+    return f"{_FOLDER}/{number:04d}.lifted.json"
+
+
+def _whole_key(dataset: str, digest: str) -> str:
+    return f"{_WHOLE}/{dataset}/{digest}.json"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,92 @@
+"""A warm process whose children run one tick each, and may kill themselves at a named point of it.
+
+It takes one JSON object a line: the configuration, the point, and at which passing of the point. It answers with the
+signal that ended the child, 0 for none. It never touches a store itself: their threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from cellmill.atlas.atlas import Atlas
+from cellmill.atlas.content import content_hash, feature_keys
+from cellmill.config import parse_config
+from cellmill.ingestion import commit, pipeline
+from cellmill.ingestion.schedule import loop, tick
+from cellmill.ingestion.schedule.config import ScheduleConfig
+from cellmill.ingestion.schedule.loop import Scheduler
+from cellmill.ingestion.schedule.setting import Setting
+from cellmill.ingestion.schedule.state import StateStore
+from cellmill.storage import Storage
+from tests.ingestion.schedule.clockwork import FakeClock
+
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "after the lock": (loop, "acquire", False),
+    "after looking": (Setting, "look", False),
+    "before a state is written": (StateStore, "save", True),
+    "after a state is written": (StateStore, "save", False),
+    "shards written, before the commit": (commit, "find_duplicates", True),
+    "before a commit": (Atlas, "update", True),
+    "after a commit": (Atlas, "update", False),
+    "after a source": (tick, "land", False),
+    "before the hook": (tick, "run_hook", True),
+    "after the hook": (tick, "run_hook", False),
+    "at any write": (Storage, "put", True),
+}
+"""Owner and name of a function, and whether the point is before it or after."""
+
+
+WARM = ("anndata.io", "deltalake", "obstore.store", "scipy.linalg", "zarr.storage", "cellmill.ingestion.sources.h5ad")
+"""What is imported late otherwise, in every child again."""
+
+
+def arm(point: str, passing: int) -> None:
+    """Kill this process when a point is passed for the given time."""
+    owner, name, is_before = POINTS[point]
+    original: Callable[..., Any] = getattr(owner, name)
+    left = [passing]
+
+    def deadly(*arguments: Any, **more: Any) -> Any:
+        left[0] -= 1
+        if is_before and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = original(*arguments, **more)
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(owner, name, deadly)
+
+
+def main() -> None:
+    # Plots of runs are not what is tested here, and most of the time would go into them.
+    mock.patch.object(pipeline, "write_run", lambda config, *_: config.output).start()
+    for module in WARM:
+        importlib.import_module(module)
+    content_hash(np.array([0, 1]), np.array([0]), np.array([1]), feature_keys(["compiled code is loaded once"]))
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            if order["point"]:
+                arm(order["point"], order["passing"])
+            config = parse_config(ScheduleConfig, order["config"], where="test")
+            report = Scheduler(config, FakeClock(), random.Random(0)).once()
+            os._exit(0 if report.is_well else 1)
+        status = os.waitpid(child, 0)[1]
+        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        print(json.dumps(code), flush=True)
+
+
+if __name__ == "__main__":
+    main()

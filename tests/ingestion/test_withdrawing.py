@@ -1,0 +1,170 @@
+"""Cells that are withdrawn stay away: from the snapshot, from later ingestions, and from a rollback."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cellmill.atlas import Atlas, Snapshot
+from cellmill.atlas.rollback import rollback
+from cellmill.atlas.withdrawals import all_withdrawals, lift
+from cellmill.atlas.withdrawing import remove
+from cellmill.errors import AtlasError, ConfigError
+from cellmill.ingestion import ingest
+from cellmill.ingestion.pipeline import plan as plan_ingestion
+from tests.ingestion.cells import config, counts, expected, make_adata, write
+
+D1 = "donor = 'd1'"
+OBS = {"source": {"obs": {"donor": "donor"}}}
+
+
+def without(adata: Any, donor: str = "d1") -> Any:
+    return adata[adata.obs["donor"] != donor]
+
+
+def same(atlas: Path, adatas: list[Any]) -> None:
+    assert counts(atlas).equals(expected(adatas))
+
+
+def test_a_withdrawn_donor_is_gone_and_stays_gone(tmp_path: Path) -> None:
+    first, second = make_adata(60, seed=1), make_adata(30, seed=2)
+    a, b = write(first, tmp_path / "a.h5ad"), write(second, tmp_path / "b.h5ad")
+    root = tmp_path / "atlas"
+    settings = config(root, a, b, shard_cells=25, **OBS)
+    ingest(settings)
+    atlas = Atlas.open(root)
+    trial = remove(atlas, D1, "consent", dry_run=True)
+    assert (trial.number, trial.cells, atlas.snapshot().version) == (0, {"a": 20, "b": 10}, 1)
+    done = remove(atlas, D1, "consent")
+    assert (done.number, done.snapshot, done.cells, done.dropped) == (1, 2, {"a": 20, "b": 10}, 0)
+    same(root, [without(first), without(second)])
+    atlas.verify().check()
+    assert atlas.snapshot(1).select(D1).n_cells == 30
+
+    assert not ingest(settings).changed  # the same files: nothing is even read
+    first.obs["age"] += 1
+    write(first, a)
+    again = ingest(settings)
+    assert again.changed
+    assert again.reports[0].dropped == {"withdrawn (withdrawal 1)": 20}
+    assert again.reports[0].cells_out == 40
+    same(root, [without(first), without(second)])
+    assert not ingest(settings).changed
+    atlas.verify().check()
+
+
+def test_what_is_hidden_behind_a_withdrawn_cell_is_shown_again(tmp_path: Path) -> None:
+    first, second = make_adata(30, seed=1), make_adata(30, seed=1)
+    second.obs["donor"] = "other"
+    a, b = write(first, tmp_path / "a.h5ad"), write(second, tmp_path / "b.h5ad")
+    root = tmp_path / "atlas"
+    ingest(config(root, a, b, **OBS))
+    assert Atlas.open(root).snapshot().n_cells == 30
+    done = remove(Atlas.open(root), D1, "consent")
+    assert done.shown_again == 10
+    same(root, [first])  # the same counts, ten of them by the other donor
+    assert Atlas.open(root).snapshot().select("dataset = 'b' and donor = 'other'").n_cells == 10
+    Atlas.open(root).verify().check()
+
+
+def test_a_data_set_that_is_withdrawn_whole_is_not_read_again(tmp_path: Path) -> None:
+    adata = make_adata(30, seed=1)
+    settings = config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), shard_cells=10, **OBS)
+    ingest(settings)
+    atlas = Atlas.open(tmp_path / "atlas")
+    assert remove(atlas, "dataset = 'a'", "licence").dropped == 3
+    assert atlas.snapshot().n_cells == 0
+    result = ingest(settings)
+    assert (result.changed, len(result.unchanged)) == (False, 1)
+    lift(atlas.storage, 1, "a mistake")
+    assert ingest(settings).changed
+    same(tmp_path / "atlas", [adata])
+
+
+def test_a_lifted_withdrawal_lets_cells_back(tmp_path: Path) -> None:
+    adata = make_adata(30, seed=1)
+    settings = config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), **OBS)
+    ingest(settings)
+    atlas = Atlas.open(tmp_path / "atlas")
+    remove(atlas, D1, "consent")
+    remove(atlas, "source_row = 0", "quality")
+    with pytest.raises(AtlasError, match="withdrawn since"):
+        rollback(atlas, 1)
+    lift(atlas.storage, 1, "consent given again")
+    assert ingest(settings).changed
+    same(tmp_path / "atlas", [adata[1:]])
+    assert [(w.number, found is not None) for w, found in all_withdrawals(atlas.storage)] == [(1, True), (2, False)]
+    with pytest.raises(AtlasError, match="lifted already"):
+        lift(atlas.storage, 1, "")
+    lift(atlas.storage, 2, "")
+    rollback(atlas, 1)
+    same(tmp_path / "atlas", [adata])
+
+
+@pytest.mark.parametrize("first", ["ingest", "remove"])
+def test_no_interleaving_leaves_withdrawn_cells_visible(tmp_path: Path, first: str) -> None:
+    """The other one runs to its end while the first has planned its commit but not made it."""
+    adata, other = make_adata(30, seed=1), make_adata(20, seed=2)
+    root = tmp_path / "atlas"
+    ingest(config(root, write(adata, tmp_path / "a.h5ad"), **OBS))
+    later = config(root, write(other, tmp_path / "b.h5ad"), **OBS)
+    done = threading.Event()
+
+    def withdraw() -> None:
+        if not done.is_set():
+            done.set()
+            remove(Atlas.open(root), D1, "consent")
+
+    if first == "ingest":
+        ingest(later, guard=withdraw)
+    else:
+        atlas = Atlas.open(root)
+        update = atlas.update
+
+        def slow(plan: Any) -> tuple[int, bool]:
+            def planned(snapshot: Snapshot) -> Any:
+                change = plan(snapshot)
+                if not done.is_set():
+                    done.set()
+                    ingest(later)
+                return change
+
+            return update(planned)
+
+        atlas.update = slow  # type: ignore[method-assign]
+        remove(atlas, D1, "consent")
+    assert Atlas.open(root).snapshot().select(D1).n_cells == 0
+    same(root, [without(adata), without(other)])
+    Atlas.open(root).verify().check()
+
+
+def test_a_withdrawal_holds_where_the_column_is_of_another_kind_or_missing(tmp_path: Path) -> None:
+    first, second, third = make_adata(12, seed=1), make_adata(12, seed=2), make_adata(12, seed=3)
+    first.obs["donor"] = "7"
+    second.obs["donor"] = np.repeat([7, 8, 9], 4)
+    del third.obs["donor"]
+    root = tmp_path / "atlas"
+    ingest(config(root, write(first, tmp_path / "a.h5ad"), **OBS))
+    atlas = Atlas.open(root)
+    with pytest.raises(ConfigError, match="no column 'donr'"):
+        remove(atlas, "donr = '7'", "")
+    with pytest.raises(ConfigError, match="what they are"):
+        remove(atlas, "row = 7", "")
+    remove(atlas, "donor = '7'", "consent")
+    result = ingest(config(root, write(second, tmp_path / "b.h5ad"), **OBS))
+    assert result.reports[0].cells_out == 8
+    ingest(config(root, write(third, tmp_path / "c.h5ad")))
+    same(root, [second[4:], third])
+
+
+def test_a_plan_knows_what_is_there(tmp_path: Path) -> None:
+    adata = make_adata(12, seed=1)
+    settings = config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), **OBS)
+    ingest(settings)
+    remove(Atlas.open(tmp_path / "atlas"), D1, "consent")
+    (entry,) = Atlas.open(tmp_path / "atlas").snapshot().shards
+    (planned,) = plan_ingestion(settings)
+    assert entry.planned == ("a", planned.shard_digest(0))
+    assert entry.digest != entry.origin
