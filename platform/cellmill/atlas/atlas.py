@@ -185,6 +185,17 @@ class Atlas:
 
             return self._catalog.commit(leased)
 
+    def fence(self, message: str) -> int:
+        """Commit nothing, so that every commit that was planned before loses its race; return the number.
+
+        No lease is taken: a garbage collection calls this while others wait for it.
+        """
+        return self._catalog.commit(lambda version, entries: Change(message=message))[0]
+
+    def catalog_rows(self, name: str) -> list[ShardEntry]:
+        """Return the rows in one file of the catalog, for whoever looks at many snapshots at once."""
+        return self._catalog.rows(name)
+
     def verify(
         self, version: int | str | None = None, *, progress: Callable[[int], None] | None = None
     ) -> Verification:

@@ -151,6 +151,16 @@ class Catalog:
             fix="Run again: what is written stays, only the commit is repeated.",
         )
 
+    def rows(self, name: str) -> list[ShardEntry]:
+        """Return the rows in one file of the catalog.
+
+        Raises
+        ------
+        IntegrityError
+            It is missing or unreadable.
+        """
+        return self._read(name)
+
     def log(self) -> list[LogEntry]:
         """Return what made each snapshot, newest first."""
         lines = []

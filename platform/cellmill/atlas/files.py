@@ -1,0 +1,116 @@
+"""The files of an atlas with their sizes and times, and what belongs together."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cellmill.storage import Storage
+
+_DRAFT = re.compile(r"#\d+$|/_delta_log/_commit_[^/]*\.tmp$")
+FOLDERS = ("shards", "cells", "overlays", "hashes", "staging", "reports/datasets", "catalog")
+"""Where files that no snapshot needs any more may lie."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file: its key, bytes, and time of change in seconds since 1970."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass
+class Unit:
+    """Files that are needed or not needed together.
+
+    Attributes
+    ----------
+    kind
+        ``shards``, ``overlays``, ``hashes``, ``staging``, ``reports``, ``catalog`` or ``drafts``.
+    name
+        Of a shard ``<dataset>/<digest>``, of staged blocks their folder, else the key of the one file.
+    files
+        The files.
+    """
+
+    kind: str
+    name: str
+    files: list[File] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def modified(self) -> float:
+        """When the newest of the files was written."""
+        return max(file.modified for file in self.files)
+
+    def delete(self, storage: Storage) -> None:
+        """Delete all files; of a shard first the one that says it is complete."""
+        if self.kind == "shards":
+            storage.delete(f"cells/{self.name}.parquet")
+            storage.delete_tree(f"shards/{self.name}.zarr")
+        elif self.kind == "staging":
+            storage.delete_tree(self.name)
+        elif self.kind == "drafts" and storage.is_local:
+            for file in self.files:  # the store does not speak of its own drafts
+                storage.local_path(file.key).unlink(missing_ok=True)
+        else:
+            for file in self.files:
+                storage.delete(file.key)
+
+
+def list_units(storage: Storage) -> list[Unit]:
+    """Return everything that a collection may have to look at."""
+    found: dict[tuple[str, str], Unit] = {}
+    for folder in FOLDERS:
+        for file in list_files(storage, folder):
+            kind, name = _unit_of(file.key)
+            if kind:
+                found.setdefault((kind, name), Unit(kind, name)).files.append(file)
+    return list(found.values())
+
+
+def list_files(storage: Storage, prefix: str) -> Iterator[File]:
+    """Yield all files below a prefix, half-written ones on a local disk included."""
+    if not storage.is_local:
+        for page in storage.store.list(prefix):
+            for item in page:
+                yield File(item["path"], int(item["size"]), item["last_modified"].timestamp())
+        return
+    root = storage.local_path()
+    for folder, _, names in os.walk(root / prefix):
+        for name in names:
+            path = Path(folder) / name
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # deleted since
+            yield File(path.relative_to(root).as_posix(), status.st_size, status.st_mtime)
+
+
+def _unit_of(key: str) -> tuple[str, str]:
+    parts = key.split("/")
+    if _DRAFT.search(key):
+        return "drafts", key
+    match parts:
+        case ["shards", dataset, shard, *_] if shard.endswith(".zarr"):
+            return "shards", f"{dataset}/{shard.removesuffix('.zarr')}"
+        case ["cells", dataset, shard] if shard.endswith(".parquet"):
+            return "shards", f"{dataset}/{shard.removesuffix('.parquet')}"
+        case ["staging", folder, *_]:
+            return "staging", f"staging/{folder}"
+        case ["overlays", _, _] | ["hashes", _]:
+            return parts[0], key
+        case ["reports", "datasets", _, _]:
+            return "reports", key
+        case ["catalog", name] if name.endswith(".parquet"):
+            return "catalog", key
+    return "", ""
