@@ -10,6 +10,7 @@ import pytest
 
 from cellmill.atlas import Atlas, Snapshot
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.forgotten import mark
 from cellmill.atlas.lease import Lease, all_leases
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.tags import add_tag, all_tags
@@ -277,19 +278,16 @@ def test_a_rollback_to_a_snapshot_that_is_being_forgotten(tmp_path: Path) -> Non
 
 
 def test_a_tag_that_comes_while_its_snapshot_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cellmill.atlas import collecting
-
     root = tmp_path / "atlas"
     grown(root, tmp_path)
     atlas = Atlas.open(root)
-    mark = collecting.mark
 
     def slow(*arguments: Any) -> None:
         arguments = (arguments[0], list(arguments[1]))
         add_tag(atlas, "late", 2)
         mark(*arguments)
 
-    monkeypatch.setattr(collecting, "mark", slow)
+    monkeypatch.setattr("cellmill.atlas.collecting.mark", slow)
     done = collect(atlas, Forget())
     assert done.forgotten == (0, 1)
     assert [tag.version for tag in all_tags(atlas.storage)] == [2]

@@ -15,6 +15,7 @@ from cellmill.atlas.cells import CellsFile, write_cells
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
 from cellmill.atlas.shard import open_shard
+from cellmill.atlas.summary import summarise
 from cellmill.atlas.withdrawals import numbers_of
 from cellmill.atlas.writing import checksum, shard_keys, write_counts
 from cellmill.genes import N_SPECIALS, Vocabulary
@@ -67,6 +68,8 @@ def without_rows(
         update={
             "nnz": written.nnz,
             "max_genes": written.max_genes,
+            "columns": written.columns,
+            "statistics": written.statistics,
             "bytes": size,
             "checksum": total,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -92,6 +95,8 @@ def _write(
             "overlay": "",
             "nnz": int(data.size),
             "max_genes": int(np.diff(indptr).max(initial=0)),
+            # Told anew: bounds of the old rows may be names of cells that are gone.
+            **summarise(cells),
         }
     )
     write_counts(

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cellmill.atlas.cells import VIRTUAL
+from cellmill.atlas.cells import CATALOG, VIRTUAL
 from cellmill.atlas.entry import ShardEntry
 
 EXACT = 1 << 53
@@ -74,6 +74,9 @@ def facts(entry: ShardEntry, names: Iterable[str]) -> dict[str, Facts]:
         "shard": Facts(entry.digest, entry.digest, 0),
         "row": Facts(0, n - 1, 0),
     }
+    for name in CATALOG:
+        value = getattr(entry, name) or None
+        known[name] = Facts(value, value, 0 if value else n)
     if not entry.overlay:
         known["is_duplicate"] = Facts(False, False, 0)
     missing = [name for name in names if name not in known and name not in VIRTUAL]

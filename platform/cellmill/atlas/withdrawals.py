@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.predicate import Predicate, parse
+from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode, read_record
+from cellmill.atlas.summary import facts
 from cellmill.config import Config
 from cellmill.errors import AtlasError, ConfigError
 from cellmill.storage import Storage
@@ -144,7 +146,10 @@ def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Wi
     found = np.zeros(entry.n_rows, bool)
     for withdrawal in withdrawals:
         predicate = read_predicate(withdrawal.where)
-        found |= _mask(predicate, CellsFile(storage, entry).read(predicate.columns))
+        answer = decide(predicate, facts(entry, predicate.columns))
+        if answer is None:
+            found |= _mask(predicate, CellsFile(storage, entry).read(predicate.columns))
+        found |= answer is True
     return found
 
 

@@ -175,3 +175,24 @@ def test_what_the_catalog_tells_needs_no_metadata(tmp_path: Path) -> None:
     assert fresh.select("age < 0 or n_genes < 0").n_cells == 0
     with pytest.raises(IntegrityError):
         fresh.select("age < 3")
+
+
+def test_what_the_catalog_knows_can_be_asked_for(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path)
+    unknown = add_shard(atlas, "gamma", random_counts(7, 30, seed=5), licence="")
+    atlas.commit([unknown])
+    snapshot = atlas.snapshot()
+    counts = {
+        "licence in ['MIT', 'CC-BY-4.0']": 60,
+        "licence = 'CC0' and donor = 'd3'": 40,
+        "licence is null": 7,
+        "licence != 'MIT'": 40,
+        "not licence in ['MIT']": 40,
+        "organism = 'mouse'": 0,
+        "source_url = '/data/alpha.h5ad' and age < 10": 10,
+    }
+    assert {where: snapshot.select(where).n_cells for where in counts} == counts
+    assert snapshot.cells(["licence"]).column(0).to_pylist() == ["MIT"] * 60 + ["CC0"] * 40 + [None] * 7
+    for entry in snapshot.shards:  # the catalog alone is enough
+        (tmp_path / entry.cells_path).unlink()
+    assert Atlas.open(tmp_path).snapshot().select("licence in ['MIT']").n_cells == 60
