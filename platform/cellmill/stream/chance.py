@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
 
-RUNS, PHASE, JITTER, WINDOW = range(1, 5)
+RUNS, PHASE, JITTER, WINDOW, DRAW = range(1, 6)
 """What a number is for; each purpose has numbers of its own."""
 
 _GAMMA = 0x9E3779B97F4A7C15

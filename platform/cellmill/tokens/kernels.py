@@ -420,7 +420,7 @@ def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: An
 
 
 @compiled
-def tokenise_cells(source: Any, cells: Any, rules: Any, s: Any, result: Any) -> Any:
+def tokenise_cells(source: Any, cells: Any, copies: Any, rules: Any, s: Any, result: Any) -> Any:
     """Fill the channels of a packed batch; return the first cell with a count that is not above zero, else -1.
 
     Parameters
@@ -429,11 +429,15 @@ def tokenise_cells(source: Any, cells: Any, rules: Any, s: Any, result: Any) -> 
         `Source`, `Rules`, `Scratch` and `Result`.
     cells : int64 [n]
         Which of the source's cells, in order.
+    copies : int64 [n] or [0]
+        Which copy of the cell each is; empty where no cell comes twice.
     """
     with_zeros = source.measured_set.size > 0
     for cell in range(cells.size):
         row = cells[cell]
         key = cell_key(rules.seed, rules.epoch, source.cell_id[row])
+        if copies.size > 0 and copies[cell] > 0:
+            key = mix(key + np.uint64(copies[cell]) * _GAMMA)
         n = candidates(source, row, key, rules, s)
         if n > 0 and not give_values(source, row, n, rules, s):
             return cell

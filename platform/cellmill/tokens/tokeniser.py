@@ -86,7 +86,9 @@ class Tokeniser:
             epoch=np.uint64(0),
         )
 
-    def tokenise(self, block: CellBlock, *, seed: int, epoch: int, cells: I64 | None = None) -> PackedBatch:
+    def tokenise(
+        self, block: CellBlock, *, seed: int, epoch: int, cells: I64 | None = None, copies: I64 | None = None
+    ) -> PackedBatch:
         """Tokenise cells of a block.
 
         Parameters
@@ -98,6 +100,9 @@ class Tokeniser:
             nor on the order of its counts.
         cells : int64 [n], optional
             Which cells, in the order they are wanted; all by default.
+        copies : int64 [n], optional
+            How often each of these cells came before in the epoch: a part of the key, so that a cell that is drawn
+            several times gives other tokens each time.
 
         Returns
         -------
@@ -129,7 +134,9 @@ class Tokeniser:
             integers=block.count.dtype.kind == "u", seed=np.uint64(seed), epoch=np.uint64(epoch)
         )
         longest = int(max(candidates.max(initial=0), np.diff(block.indptr).max(initial=0)))
-        bad = kernels.tokenise_cells(source, chosen, rules, make_scratch(source, rules, result, longest), result)
+        scratch = make_scratch(source, rules, result, longest)
+        again = np.zeros(0, np.int64) if copies is None else copies
+        bad = kernels.tokenise_cells(source, chosen, again, rules, scratch, result)
         if bad >= 0:
             raise CountsError(
                 "A stored count is zero, negative or not a number.",

@@ -255,6 +255,20 @@ def test_from_csr_drops_stored_zeros_and_refuses_negatives() -> None:
         CellBlock.from_csr(-matrix, np.array([8, 9], np.uint32))
 
 
+def test_copies_of_a_cell_have_other_chances_and_the_first_is_the_cell_itself() -> None:
+    block = random_block(3, 60)
+    tokeniser = Tokeniser(TokenConfig(max_genes=8, prompt_ratios=(0.5,)))
+    chosen, copies = np.array([1, 1, 1, 2, 1]), np.array([0, 1, 2, 0, 1])
+    packed = tokeniser.tokenise(block, seed=4, epoch=2, cells=chosen, copies=copies)
+    alone = cells_of(tokeniser.tokenise(block, seed=4, epoch=2, cells=np.array([1, 2])))
+    found = [values_of(packed, cell) for cell in range(5)]
+    assert packed.cell_id.tolist() == block.cell_id[chosen].tolist()
+    assert cells_of(packed.between(0, 1)) == alone[:1]
+    assert cells_of(packed.between(3, 4)) == alone[1:]
+    assert found[1] == found[4]
+    assert len({tuple(sorted(cell)) for cell in found[:3]}) == 3
+
+
 def test_settings_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="panel of genes"):
         Tokeniser(TokenConfig(include_zero="panel"))
