@@ -58,8 +58,8 @@ def rows(atlas: Atlas, batch_size: int, with_ray: bool) -> dict[str, Callable[[i
     def read(epoch: int) -> int:
         plan = plain.plan(epoch)
         cells = 0
-        for group in plan.groups(0, 1, plain.config.group_cells):
-            cells += read_block(plain.reading(group_layout(plan, group))).n_cells
+        for group in plain.groups(plan, 0, 1):
+            cells += read_block(plain.work(plan, group_layout(plan, group)).reading).n_cells
         return cells
 
     def copy(epoch: int) -> int:

@@ -122,6 +122,10 @@ class Selection:
                 total[value] += n
         return dict(total.most_common())
 
+    def table(self, i: int, columns: Sequence[str]) -> pa.Table:
+        """Return columns of the selected cells of the i-th shard, aligned with `rows`."""
+        return self._table(self.shards[i], list(columns))
+
     def column(self, name: str) -> list[npt.NDArray[Any]]:
         """Return one column of the metadata, an array a shard, aligned with `rows`.
 

@@ -140,21 +140,20 @@ def bench(
 def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, float, int]:
     """Make groups one after the other in this thread; return CPU seconds of reading and of tokenising, and cells."""
     plan, buffers = stream.plan(0), Buffers()
-    groups = list(plan.groups(0, 1, stream.config.group_cells))
+    groups = list(stream.groups(plan, 0, 1))
     read = tokenise = 0.0
     done = 0
     # The first group comes twice: it warms up caches and compilers.
     for number, group in enumerate([groups[0], *groups]):
-        layout = group_layout(plan, group)
-        reading = stream.reading(layout)
+        work = stream.work(plan, group_layout(plan, group))
         began = time.thread_time()
-        block = read_block(reading, buffers)
+        block = read_block(work.reading, buffers)
         between = time.thread_time()
-        tokeniser.tokenise(block, seed=plan.seed, epoch=0, cells=reading.row[layout.cells])
+        tokeniser.tokenise(block, seed=plan.seed, epoch=0, cells=work.cells)
         if number:
             read += between - began
             tokenise += time.thread_time() - between
-            done += layout.cells.size
+            done += work.cells.size
         if done >= cells:
             break
     return read, tokenise, done

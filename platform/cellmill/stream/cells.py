@@ -1,24 +1,27 @@
-"""The selected cells of a stream: where their rows are, their ids and their labels."""
+"""The cells of a stream: which rows of which shards an epoch's pieces are, with their ids and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import Selection, ShardEntry
 from cellmill.storage import Storage
+from cellmill.stream.draws import Drawn, Draws, make_draws
+from cellmill.stream.kept import Kept
 from cellmill.stream.runs import Pieces
+from cellmill.stream.sampling import Sampling
+from cellmill.stream.shard_columns import Labels, ShardColumns, read_columns
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 
-Labels = Mapping[str, tuple[str, Sequence[str]]]
-"""Name of each label, the column it comes from, and its classes."""
+_COLUMN_BYTES = 1 << 30
+"""Columns that a process keeps: with one label, those of 80 million cells."""
+_DRAWN_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -50,19 +53,35 @@ class Reading:
         The rows of each.
     cell_id, labels
         Of the rows, in the order they are read.
-    row : int64 [n]
-        Place among the rows read of each cell of the pieces.
     """
 
     storage: Storage
     shards: tuple[RowRuns, ...]
     cell_id: U64
-    labels: dict[str, npt.NDArray[np.int32]]
+    labels: dict[str, I32]
+
+
+@dataclass(frozen=True)
+class PieceCells:
+    """The cells of some pieces.
+
+    Attributes
+    ----------
+    reading
+        What must be read for them.
+    row : int64 [n]
+        Place among the rows read of each cell, piece after piece.
+    copies : int64 [n] or None
+        How often each cell came before in the epoch; None where no cell comes twice.
+    """
+
+    reading: Reading
     row: I64
+    copies: I64 | None
 
 
 class SelectedCells:
-    """The cells of a selection, with their ids and labels in memory (12 bytes a cell and one label).
+    """The cells of a selection as an epoch draws them; their columns are read when they are needed.
 
     Parameters
     ----------
@@ -70,23 +89,32 @@ class SelectedCells:
         Of a snapshot.
     labels
         Columns that travel with the cells, as codes of their classes; -1 for a value that is none of them.
+    sampling, seed
+        Which cells an epoch draws; every cell once by default.
 
     Raises
     ------
     ConfigError
-        A column does not exist.
+        A column does not exist, or no cell can be drawn.
     """
 
-    def __init__(self, selection: Selection, labels: Labels | None = None) -> None:
-        self.storage = selection.snapshot.atlas.storage
-        self.shards = selection.shards
-        self.counts = selection.counts
-        self._rows = selection.rows
-        self._ids = [np.asarray(ids, dtype=np.uint64) for ids in selection.column("cell_id")]
-        self._labels = {
-            name: [np.asarray(codes, dtype=np.int32) for codes in selection.codes(column, list(classes))]
-            for name, (column, classes) in (labels or {}).items()
-        }
+    def __init__(self, selection: Selection, labels: Labels, sampling: Sampling | None, seed: int) -> None:
+        selection.snapshot.check_columns([column for column, _ in labels.values()])
+        self._draws = None if sampling is None else make_draws(selection, sampling, seed)
+        self._selection = selection
+        self._labels = labels
+        self._columns: Kept[int, ShardColumns] = Kept(_COLUMN_BYTES)
+        self._drawn: Kept[tuple[int, int], Drawn] = Kept(_DRAWN_BYTES)
+
+    @property
+    def unit(self) -> int:
+        """Cells that are drawn together and stay together: those of a set, else 1."""
+        return 1 if self._draws is None else self._draws.size
+
+    @property
+    def left_out(self) -> int:
+        """Selected cells that are never drawn."""
+        return 0 if self._draws is None else self._draws.left_out
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -95,55 +123,93 @@ class SelectedCells:
 
     @property
     def unlabelled(self) -> dict[str, int]:
-        """Cells without a class, by label."""
-        return {name: sum(int((codes < 0).sum()) for codes in parts) for name, parts in self._labels.items()}
+        """Selected cells without a class, by label; all of their columns are read."""
+        counts = dict.fromkeys(self._labels, 0)
+        for shard in range(len(self._selection.shards)):
+            for name, codes in self._column(shard).labels.items():
+                counts[name] += int((codes < 0).sum())
+        return counts
 
-    def reading(self, pieces: Pieces) -> Reading:
-        """Return what must be read for some pieces: by shard and row, whatever the order of the pieces."""
+    def units(self, epoch: int) -> tuple[I64, I64]:
+        """Return the shards that an epoch draws from, and the units of each: int64 [k] both."""
+        units = self._selection.counts if self._draws is None else self._draws.units(epoch)
+        present = np.flatnonzero(units)
+        return present, units[present]
+
+    def pieces(self, pieces: Pieces, epoch: int) -> PieceCells:
+        """Return the cells of pieces, whose shards are numbered as in `units` and whose ranges count units."""
+        present, _ = self.units(epoch)
+        mine = Pieces(present[pieces.shard], pieces.begin, pieces.length)
+        return self._in_order(mine) if self._draws is None else self._by_draw(mine, self._draws, epoch)
+
+    def _in_order(self, pieces: Pieces) -> PieceCells:
+        """Return the cells of pieces of which no two overlap."""
         order = np.lexsort((pieces.begin, pieces.shard))
         shard, begin, length = pieces.shard[order], pieces.begin[order], pieces.length[order]
         read_at = np.concatenate([[0], np.cumsum(length)])[:-1]
         at = np.empty_like(read_at)
         at[order] = read_at
-        within = np.arange(int(length.sum()), dtype=np.int64)
-        within -= np.repeat(np.cumsum(pieces.length) - pieces.length, pieces.length)
-        row = np.repeat(at, pieces.length) + within
         found, first = np.unique(shard, return_index=True)
         bounds = [*first.tolist(), shard.size]
-        parts = [(int(found[i]), slice(bounds[i], bounds[i + 1])) for i in range(found.size)]
-        ranges = [
-            (i, [(int(b), int(b + n)) for b, n in zip(begin[part], length[part], strict=True)]) for i, part in parts
+        wanted = [
+            (int(found[i]), ranges(begin[bounds[i] : bounds[i + 1]], length[bounds[i] : bounds[i + 1]]))
+            for i in range(found.size)
         ]
+        return PieceCells(self._reading(wanted), ranges(at, pieces.length), None)
+
+    def _by_draw(self, pieces: Pieces, draws: Draws, epoch: int) -> PieceCells:
+        """Return the cells of pieces of drawn lists, in which cells stand in any order, perhaps several times."""
+        length = pieces.length * draws.size
+        out = np.cumsum(length) - length
+        row, copies = np.empty(int(length.sum()), np.int64), np.empty(int(length.sum()), np.int64)
+        wanted: list[tuple[int, I64]] = []
+        read = 0
+        for shard in np.unique(pieces.shard).tolist():
+            found = self._draw(draws, shard, epoch)
+            mine = pieces.shard == shard
+            index = ranges(pieces.begin[mine] * draws.size, length[mine])
+            place = ranges(out[mine], length[mine])
+            cells, inverse = np.unique(found.cells[index], return_inverse=True)
+            row[place] = read + inverse
+            copies[place] = found.copies[index]
+            wanted.append((shard, cells))
+            read += cells.size
+        return PieceCells(self._reading(wanted), row, copies)
+
+    def _reading(self, wanted: list[tuple[int, I64]]) -> Reading:
+        """Return what must be read for ascending positions among the selected cells of shards."""
+        columns = [(self._column(shard), cells) for shard, cells in wanted]
         return Reading(
-            storage=self.storage,
-            shards=tuple(self._runs(i, spans) for i, spans in ranges),
-            cell_id=_collect(self._ids, ranges),
-            labels={name: _collect(codes, ranges) for name, codes in self._labels.items()},
-            row=row,
+            storage=self._selection.snapshot.atlas.storage,
+            shards=tuple(
+                _runs(self._selection.shards[shard], cells if found.rows is None else found.rows[cells])
+                for (shard, cells), (found, _) in zip(wanted, columns, strict=True)
+            ),
+            cell_id=np.concatenate([found.cell_id[cells] for found, cells in columns]),
+            labels={
+                name: np.concatenate([found.labels[name][cells] for found, cells in columns]) for name in self._labels
+            },
         )
 
-    def _runs(self, shard: int, spans: list[tuple[int, int]]) -> RowRuns:
-        rows = self._rows(shard)
-        if rows is None:
-            starts = np.array([start for start, _ in spans], dtype=np.int64)
-            stops = np.array([stop for _, stop in spans], dtype=np.int64)
-            apart = np.flatnonzero(starts[1:] != stops[:-1])
-            return RowRuns(
-                self.shards[shard],
-                np.concatenate([starts[:1], starts[apart + 1]]),
-                np.concatenate([stops[apart], stops[-1:]]),
-            )
-        wanted = np.concatenate([rows[start:stop] for start, stop in spans]).astype(np.int64)
-        apart = np.flatnonzero(np.diff(wanted) != 1)
-        return RowRuns(
-            self.shards[shard],
-            np.concatenate([wanted[:1], wanted[apart + 1]]),
-            np.concatenate([wanted[apart], wanted[-1:]]) + 1,
-        )
+    def _column(self, shard: int) -> ShardColumns:
+        return self._columns.get(shard, lambda: read_columns(self._selection, shard, self._labels))
+
+    def _draw(self, draws: Draws, shard: int, epoch: int) -> Drawn:
+        return self._drawn.get((shard, epoch), lambda: draws.draw(shard, epoch))
 
 
-T = TypeVar("T", bound=np.generic)
+def ranges(begin: I64, length: I64) -> I64:
+    """Return the numbers from ``begin[i]`` on, ``length[i]`` of them, one range after the other: int64 [sum]."""
+    ends = np.cumsum(length)
+    shift: I64 = np.repeat(begin - (ends - length), length)
+    return shift + np.arange(shift.size)
 
 
-def _collect(columns: list[npt.NDArray[T]], ranges: list[tuple[int, list[tuple[int, int]]]]) -> npt.NDArray[T]:
-    return np.concatenate([columns[shard][start:stop] for shard, spans in ranges for start, stop in spans])
+def _runs(entry: ShardEntry, rows: I64) -> RowRuns:
+    """Return ascending rows as runs."""
+    apart = np.flatnonzero(np.diff(rows) != 1)
+    return RowRuns(
+        entry,
+        np.concatenate([rows[:1], rows[apart + 1]]),
+        np.concatenate([rows[apart], rows[-1:]]) + 1,
+    )

@@ -7,13 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from cellmill.config import Config
+from cellmill.stream.sampling import Sampling
 
 
 class StreamConfig(Config):
     """How cells are streamed.
 
-    What decides the order is `batch_size`, `seed`, `lanes`, `window` and `run`; the rest may change at any time
-    without changing a single batch.
+    What decides the order is `batch_size`, `seed`, `lanes`, `window`, `run` and `sampling`; the rest may change at any
+    time without changing a single batch.
 
     Attributes
     ----------
@@ -28,6 +29,9 @@ class StreamConfig(Config):
         Cells of a lane that are shuffled together, about.
     run
         Neighbouring cells of a shard that are read together, at least; fewer in atlases below 131,072 cells.
+    sampling
+        Which cells an epoch draws: every cell once by default; ``kind: balanced``, ``weighted`` or ``sets``, see
+        `cellmill.stream.sampling`.
     group_cells
         Cells that one data task makes, about.
     backend
@@ -47,6 +51,7 @@ class StreamConfig(Config):
     lanes: int | None = Field(default=None, ge=1)
     window: int = Field(default=1024, ge=1)
     run: int = Field(default=512, ge=1)
+    sampling: Sampling | None = None
     group_cells: int = Field(default=16_384, ge=1)
     backend: Literal["local", "ray"] = "local"
     data_cpus: float = Field(default=1.0, gt=0)

@@ -28,6 +28,8 @@ class GroupWork:
         Which rows to read.
     cells : int64 [n]
         Which of the rows read come out, in order.
+    copies : int64 [n] or None
+        How often each came before in the epoch.
     seed, epoch
         Keys of all chance in tokens.
     """
@@ -35,6 +37,7 @@ class GroupWork:
     name: str
     reading: Reading
     cells: npt.NDArray[np.int64]
+    copies: npt.NDArray[np.int64] | None
     seed: int
     epoch: int
 
@@ -49,4 +52,4 @@ class GroupWork:
         if not hasattr(_THREAD, "buffers"):
             _THREAD.buffers = Buffers()
         block = read_block(self.reading, _THREAD.buffers)
-        return tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=self.cells)
+        return tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=self.cells, copies=self.copies)

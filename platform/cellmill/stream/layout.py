@@ -88,3 +88,8 @@ def _pieces(plan: EpochPlan, intervals: list[tuple[int, int]]) -> Pieces:
         np.concatenate([part.begin for part in parts]),
         np.concatenate([part.length for part in parts]),
     )
+
+
+def expand(units: I64, size: int) -> I64:
+    """Return the cells of units that have `size` cells each: int64 [units * size]."""
+    return units if size == 1 else (units[:, None] * size + np.arange(size)).ravel()

@@ -54,7 +54,8 @@ class EpochPlan:
     Attributes
     ----------
     counts : int64 [shards]
-        Selected cells of each shard, each above zero.
+        Selected cells of each shard, or sets of cells where these stay together, each above zero. Whatever is said of
+        cells here holds for sets then.
     lanes, share
         Number of lanes, and cells that a step takes from each.
     window, run
@@ -159,6 +160,23 @@ class EpochPlan:
                 needed = part[end[part] > np.maximum(begin[part], taken)]
                 if needed.size:
                     yield Windows(first, last, part, int(begin[needed].min()))
+
+
+def whole_sets(batch_size: int, size: int) -> int:
+    """Return how many sets of `size` cells a global batch holds.
+
+    Raises
+    ------
+    ConfigError
+        The batch is not a multiple of the set.
+    """
+    if batch_size % size:
+        raise ConfigError(
+            f"A global batch of {batch_size} cells is not a multiple of sets of {size}.",
+            where="stream.batch_size",
+            fix=f"Set batch_size to {max(1, batch_size // size) * size}, or another multiple of {size}.",
+        )
+    return batch_size // size
 
 
 def default_lanes(n_cells: int, batch_size: int, world_size: int) -> int:

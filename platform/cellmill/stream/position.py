@@ -13,11 +13,11 @@ class Position(Config):
     epoch
         The epoch it is in.
     taken
-        Cells that each lane has given in this epoch (a lane that is shorter has given all it has).
+        Cells, or sets of cells, that each lane has given in this epoch (a lane that is shorter has given all it has).
     lanes
         Number of lanes.
     order
-        Digest of what decides the order: the selected cells, seed, lanes, window and run.
+        Digest of what decides the order: the selected cells, seed, lanes, window, run and sampling.
     """
 
     epoch: int

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +13,7 @@ from cellmill.atlas.chunks import ChunkedArray
 from cellmill.atlas.jit import compiled
 from cellmill.storage import Storage
 from cellmill.stream.cells import Reading
+from cellmill.stream.kept import Kept
 from cellmill.tokens import CellBlock
 
 I64 = npt.NDArray[np.int64]
@@ -35,45 +34,17 @@ class OpenShard:
         self.counts = ChunkedArray(storage, f"{entry.shard_path}/X/data")
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory that it takes."""
         return self.indptr.nbytes + self.tokens.nbytes
 
 
-class OpenShards:
-    """Shards that this process has open, the least recently used closed first; they are immutable."""
-
-    def __init__(self, limit: int = _OPEN_BYTES) -> None:
-        self._limit = limit
-        self._bytes = 0
-        self._open: OrderedDict[tuple[str, str], OpenShard] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, storage: Storage, entry: ShardEntry) -> OpenShard:
-        """Return a shard, opened if it is not.
-
-        Raises
-        ------
-        IntegrityError
-            It is missing or damaged.
-        """
-        key = (storage.url, entry.shard_path)
-        with self._lock:
-            if key in self._open:
-                self._open.move_to_end(key)
-                return self._open[key]
-        shard = OpenShard(storage, entry)
-        with self._lock:
-            if key not in self._open:
-                self._open[key] = shard
-                self._bytes += shard.bytes
-            while self._bytes > self._limit and len(self._open) > 1:
-                _, old = self._open.popitem(last=False)
-                self._bytes -= old.bytes
-        return shard
+_SHARDS: Kept[tuple[str, str], OpenShard] = Kept(_OPEN_BYTES)
+"""Shards that this process has open."""
 
 
-_SHARDS = OpenShards()
+def _open(storage: Storage, entry: ShardEntry) -> OpenShard:
+    return _SHARDS.get((storage.url, entry.shard_path), lambda: OpenShard(storage, entry))
 
 
 class Buffers:
@@ -105,7 +76,7 @@ def read_block(reading: Reading, buffers: Buffers | None = None) -> CellBlock:
     IntegrityError
         A shard is missing or damaged; the message names it.
     """
-    shards = [_SHARDS.get(reading.storage, runs.entry) for runs in reading.shards]
+    shards = [_open(reading.storage, runs.entry) for runs in reading.shards]
     ranges = [
         (shard.indptr[runs.starts], shard.indptr[runs.stops])
         for shard, runs in zip(shards, reading.shards, strict=True)

@@ -102,7 +102,8 @@ def share_out(weights: F64, total: int, phase: float) -> I64:
     # What rounding of sums could add or take is given to the last that may be drawn at all.
     last = int(np.flatnonzero(weights > 0)[-1])
     edges[last:] = total
-    return np.diff(np.minimum(edges, total), prepend=0)
+    times: I64 = np.diff(np.minimum(edges, total), prepend=0)
+    return times
 
 
 def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int) -> I64:
@@ -123,8 +124,10 @@ def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int) -
         Positions among the selected cells.
     """
     key = chance.key(seed, epoch, chance.DRAW, shard)
-    # In a random order, so that neighbours are not drawn together or in turn.
+    # In a random order, so that neighbours are not drawn together or in turn; but cells of one weight side by side, so
+    # that each class gets its share of every shard, and not only in the long run.
     order = chance.permutation(key, weights.size)
+    order = order[np.argsort(weights[order], kind="stable")]
     phase = float(chance.uniform(chance.key(key, 0), 1)[0])
     times = np.empty(weights.size, np.int64)
     times[order] = share_out(weights[order], total, phase)

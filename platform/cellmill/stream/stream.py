@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cellmill.atlas import Selection
 from cellmill.errors import CheckpointError, ConfigError
 from cellmill.stream.balance import split_cells
-from cellmill.stream.cells import Labels, Reading, SelectedCells
+from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork
-from cellmill.stream.layout import GroupLayout, group_layout
+from cellmill.stream.layout import GroupLayout, expand, group_layout
 from cellmill.stream.local import local_groups
-from cellmill.stream.plan import EpochPlan, Windows, check_lanes, default_lanes
+from cellmill.stream.plan import EpochPlan, Windows, check_lanes, default_lanes, whole_sets
 from cellmill.stream.position import Position
+from cellmill.stream.shard_columns import Labels
 from cellmill.tokens import CellBlock, PackedBatch, Tokeniser
+
+SET = "set"
+"""Label of a batch's cells where they come in sets: the number of the set."""
 
 
 @dataclass
@@ -28,12 +32,14 @@ class _Arrived:
 
     layout: GroupLayout
     packed: PackedBatch
+    unit: int
 
     def step(self, step: int) -> PackedBatch | None:
         i = step - self.layout.first_step
         if not 0 <= i < self.layout.offset.size - 1:
             return None
-        return self.packed.between(int(self.layout.offset[i]), int(self.layout.offset[i + 1]))
+        first, last = self.layout.offset[i : i + 2].tolist()
+        return self.packed.between(first * self.unit, last * self.unit)
 
 
 class Stream:
@@ -75,16 +81,24 @@ class Stream:
             raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
         self.config = config
         self.rank, self.world_size = rank, world_size
-        self.lanes = config.lanes or default_lanes(selection.n_cells, config.batch_size, world_size)
-        check_lanes(self.lanes, config.batch_size, world_size)
+        self._cells = SelectedCells(selection, labels or {}, config.sampling, config.seed)
+        self.unit = self._cells.unit
+        units = whole_sets(config.batch_size, self.unit)
+        self.lanes = config.lanes or default_lanes(int(self._cells.units(0)[1].sum()), units, world_size)
+        check_lanes(self.lanes, units, world_size)
+        self._share = units // self.lanes
         self._tokeniser = tokeniser
-        self._cells = SelectedCells(selection, labels)
         self._digest = _order_digest(selection, config, self.lanes)
 
     @property
     def n_cells(self) -> int:
-        """Cells of an epoch, over all workers."""
-        return int(self._cells.counts.sum())
+        """Cells of an epoch, over all workers, each as often as it is drawn."""
+        return int(self._cells.units(0)[1].sum()) * self.unit
+
+    @property
+    def left_out(self) -> int:
+        """Selected cells that the sampling never draws."""
+        return self._cells.left_out
 
     @property
     def unlabelled(self) -> dict[str, int]:
@@ -99,17 +113,17 @@ class Stream:
     @property
     def cells_per_step(self) -> int:
         """Cells that this worker gets in a step, at most; the largest over all workers."""
-        return -(-self.lanes // self.world_size) * (self.config.batch_size // self.lanes)
+        return -(-self.lanes // self.world_size) * self._share * self.unit
 
     def plan(self, epoch: int) -> EpochPlan:
         """Return the plan of an epoch."""
         config = self.config
         return EpochPlan(
-            counts=self._cells.counts,
+            counts=self._cells.units(epoch)[1],
             lanes=self.lanes,
-            share=config.batch_size // self.lanes,
-            window=config.window,
-            run=config.run,
+            share=self._share,
+            window=max(1, config.window // self.unit),
+            run=max(1, config.run // self.unit),
             seed=config.seed,
             epoch=epoch,
         )
@@ -135,8 +149,7 @@ class Stream:
 
     def position(self, epoch: int, steps: int) -> Position:
         """Return where a run stands that has taken some steps of an epoch since its beginning."""
-        taken = steps * (self.config.batch_size // self.lanes)
-        return Position(epoch=epoch, taken=taken, lanes=self.lanes, order=self._digest)
+        return Position(epoch=epoch, taken=steps * self._share, lanes=self.lanes, order=self._digest)
 
     def resume(self, position: Position) -> Generator[PackedBatch, None, None]:
         """Yield what is left of the epoch after a position, whatever batch size and workers it was reached with.
@@ -156,15 +169,16 @@ class Stream:
         return self._steps(position.epoch, position.taken)
 
     def micro_batches(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
-        """Cut a step's cells into parts of about equal numbers of tokens; see `split_cells`."""
+        """Cut a step's cells into parts of about equal numbers of tokens, sets whole; see `split_cells`."""
         if parts == 1:
             return [packed]
-        return [packed.select(cells) for cells in split_cells(packed.lengths, parts)]
+        tokens = packed.lengths.reshape(-1, self.unit).sum(axis=1)
+        return [packed.select(expand(units, self.unit)) for units in split_cells(tokens, parts)]
 
     def _steps(self, epoch: int, taken: int) -> Generator[PackedBatch, None, None]:
         plan = self.plan(epoch)
         layouts: deque[GroupLayout] = deque()
-        planned = list(plan.groups(self.rank, self.world_size, self.config.group_cells, taken))
+        planned = list(self.groups(plan, self.rank, self.world_size, taken))
         arriving = self._groups(self._work(plan, planned, taken, layouts))
         present: list[_Arrived] = []
         n_arrived = 0
@@ -173,17 +187,24 @@ class Stream:
                 upto = taken + (step + 1) * plan.share
                 while n_arrived < len(planned) and planned[n_arrived].start < upto:
                     packed = next(arriving)
-                    present.append(_Arrived(layouts.popleft(), packed))
+                    present.append(_Arrived(layouts.popleft(), packed, self.unit))
                     n_arrived += 1
                 parts = [part for group in present if (part := group.step(step)) is not None]
                 present = [group for group in present if group.layout.last_step > step + 1]
-                yield PackedBatch.concatenate(parts) if parts else self._nothing()
+                yield self._with_sets(PackedBatch.concatenate(parts) if parts else self._nothing())
         finally:
             arriving.close()
 
-    def reading(self, layout: GroupLayout) -> Reading:
-        """Return what must be read for a group of windows."""
-        return self._cells.reading(layout.pieces)
+    def groups(self, plan: EpochPlan, rank: int, world_size: int, taken: int = 0) -> Iterator[Windows]:
+        """Yield the groups of windows that a worker makes."""
+        return plan.groups(rank, world_size, max(1, self.config.group_cells // self.unit), taken)
+
+    def work(self, plan: EpochPlan, layout: GroupLayout, name: str = "") -> GroupWork:
+        """Return what makes a group of windows."""
+        cells = self._cells.pieces(layout.pieces, plan.epoch)
+        chosen = expand(layout.cells, self.unit)
+        copies = None if cells.copies is None else cells.copies[chosen]
+        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch)
 
     def _work(
         self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
@@ -191,10 +212,16 @@ class Stream:
         for i, group in enumerate(planned):
             layout = group_layout(plan, group, taken)
             layouts.append(layout)
-            reading = self.reading(layout)
             name = f"epoch {plan.epoch}, group {i}: windows {group.first} to {group.last - 1} of lanes at "
             name += ", ".join(map(str, group.places.tolist()))
-            yield GroupWork(name, reading, reading.row[layout.cells], plan.seed, plan.epoch)
+            yield self.work(plan, layout, name)
+
+    def _with_sets(self, packed: PackedBatch) -> PackedBatch:
+        """Add, where cells come in sets, the number of each cell's set within the batch as the label ``set``."""
+        if self.unit == 1:
+            return packed
+        numbers = np.arange(packed.n_cells, dtype=np.int32) // self.unit
+        return replace(packed, labels={**packed.labels, SET: numbers})
 
     def _nothing(self) -> PackedBatch:
         no_ints, no_tokens = np.zeros(0, np.int32), np.zeros(0, np.uint16)
@@ -223,4 +250,6 @@ def _order_digest(selection: Selection, config: StreamConfig, lanes: int) -> str
         digest.update(f"{entry.dataset}/{entry.digest}:".encode())
         digest.update(b"all" if rows is None else np.ascontiguousarray(rows, dtype="<u4").tobytes())
     digest.update(f"{config.seed}/{lanes}/{config.window}/{config.run}".encode())
+    if config.sampling is not None:
+        digest.update(config.sampling.model_dump_json().encode())
     return digest.hexdigest()[:32]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import Table
 
+from cellmill.atlas import Atlas
+from cellmill.errors import ConfigError
+from cellmill.stream import Stream, StreamConfig
 from cellmill.stream.sampling import copies, draw_cells, draw_sets, n_sets, share_out
+from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
 
 WEIGHTS = st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any)
 
@@ -69,3 +76,130 @@ def test_a_set_is_of_one_group_and_uses_its_cells_evenly(
             assert times.min() >= 1
             assert times.max() - times.min() <= 1
     assert len(set(zip(draws.tolist(), again.tolist(), strict=True))) == draws.size
+
+
+@pytest.fixture(scope="module")
+def whole(stream_atlas: Atlas) -> Table:
+    table: Table = stream_atlas.snapshot().cells(["cell_id", "kind", "n_genes", "dataset"])
+    return table
+
+
+def sampled(
+    atlas: Atlas, sampling: dict[str, object], *, rank: int = 0, world: int = 1, group_cells: int = 100
+) -> Stream:
+    config = {"batch_size": 48, "lanes": 4, "group_cells": group_cells, "window": 64, "sampling": sampling}
+    return Stream(
+        atlas.snapshot().select(),
+        Tokeniser(TokenConfig(max_genes=6)),
+        StreamConfig.model_validate(config),
+        rank=rank,
+        world_size=world,
+        labels={"kind": ("kind", ["A", "B", "C"])},
+    )
+
+
+def drawn(batches: Iterable[PackedBatch]) -> Counter[int]:
+    return Counter(int(cell) for batch in batches for cell in batch.cell_id)
+
+
+def test_classes_are_drawn_equally_often(stream_atlas: Atlas, whole: Table) -> None:
+    stream = sampled(stream_atlas, {"kind": "balanced", "by": "dataset", "epoch_cells": 900})
+    assert (stream.n_cells, stream.left_out) == (900, 0)
+    dataset = dict(zip(whole["cell_id"].to_pylist(), whole["dataset"].to_pylist(), strict=True))
+    times = drawn(stream.epoch(0))
+    by = Counter[str]()
+    for cell, n in times.items():
+        by[dataset[cell]] += n
+    assert all(abs(n - 300) <= 1 for n in by.values())
+    rare = [times[cell] for cell, name in dataset.items() if name == "three"]
+    assert set(rare) == {3, 4}  # 300 draws of 77 cells
+    assert drawn(stream.epoch(1)) != times
+
+
+def test_weights_by_class_and_by_column(stream_atlas: Atlas, whole: Table) -> None:
+    kinds = dict(zip(whole["cell_id"].to_pylist(), whole["kind"].to_pylist(), strict=True))
+    stream = sampled(stream_atlas, {"kind": "weighted", "by": "kind", "weights": {"A": 3, "B": 1}})
+    times = drawn(stream.epoch(0))
+    total = Counter[str]()
+    for cell, n in times.items():
+        total[kinds[cell]] += n
+    n_a, n_b = (sum(kind == name for kind in kinds.values()) for name in "AB")
+    assert total["C"] == 0
+    assert stream.left_out == sum(kind == "C" for kind in kinds.values())
+    assert total["A"] / total["B"] == pytest.approx(3 * n_a / n_b, rel=0.02)
+    by_genes = sampled(stream_atlas, {"kind": "weighted", "by": "n_genes", "epoch_cells": 5000})
+    n_genes = dict(zip(whole["cell_id"].to_pylist(), whole["n_genes"].to_pylist(), strict=True))
+    times = drawn(by_genes.epoch(0))
+    for cell, n in n_genes.items():
+        assert abs(times[cell] - 5000 * n / sum(n_genes.values())) < 2.1  # rounded by shard, then by cell
+
+
+def test_a_cell_drawn_twice_gives_other_tokens(stream_atlas: Atlas) -> None:
+    stream = sampled(stream_atlas, {"kind": "weighted", "by": "kind", "weights": {"A": 1}, "epoch_cells": 2000})
+    tokens: dict[int, list[tuple[int, ...]]] = {}
+    for batch in stream.epoch(0):
+        for i, cell in enumerate(batch.cell_id.tolist()):
+            part = batch.gene[batch.cu_seqlens[i] + 1 : batch.cu_seqlens[i + 1]]
+            tokens.setdefault(cell, []).append(tuple(sorted(part.tolist())))
+    repeated = [found for found in tokens.values() if len(found) > 1]
+    assert len(repeated) > 100
+    assert sum(len(set(found)) == len(found) for found in repeated) > 0.95 * len(repeated)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"kind": "balanced", "by": "kind", "epoch_cells": 700},
+        {"kind": "sets", "by": ["dataset", "kind"], "size": 6, "min_cells": 3},
+    ],
+)
+def test_draws_do_not_depend_on_workers_groups_or_interruptions(
+    stream_atlas: Atlas, sampling: dict[str, object]
+) -> None:
+    alone = list(sampled(stream_atlas, sampling).epoch(2))
+    ranks = [list(sampled(stream_atlas, sampling, rank=r, world=2, group_cells=37).epoch(2)) for r in (0, 1)]
+    assert len(alone) == len(ranks[0]) == len(ranks[1])
+    for whole_batch, *parts in zip(alone, *ranks, strict=True):
+        assert drawn([whole_batch]) == drawn(parts)
+    resumed = list(sampled(stream_atlas, sampling).epoch(2, start_step=3))
+    for one, other in zip(alone[3:], resumed, strict=True):
+        np.testing.assert_array_equal(one.cell_id, other.cell_id)
+        np.testing.assert_array_equal(one.gene, other.gene)
+
+
+def test_sets_share_their_columns_and_stay_whole(stream_atlas: Atlas, whole: Table) -> None:
+    keys = zip(whole["dataset"].to_pylist(), whole["kind"].to_pylist(), strict=True)
+    group = dict(zip(whole["cell_id"].to_pylist(), keys, strict=True))
+    stream = sampled(stream_atlas, {"kind": "sets", "by": ["dataset", "kind"], "size": 6})
+    times: Counter[int] = Counter()
+    for batch in stream.epoch(0):
+        assert batch.n_cells % 6 == 0
+        times += drawn([batch])
+        for number in np.unique(batch.labels["set"]):
+            cells = batch.cell_id[batch.labels["set"] == number].tolist()
+            assert len(cells) == len(set(cells)) == 6
+            assert len({group[cell] for cell in cells}) == 1
+        parts = stream.micro_batches(batch, 3)
+        assert sum(part.n_cells for part in parts) == batch.n_cells
+        for part in parts:
+            assert (np.unique(part.labels["set"], return_counts=True)[1] == 6).all()
+    assert set(times) == set(group)
+    assert max(times.values()) == 2
+    counts = Counter(group.values())
+    assert times.total() == sum(-(-n // 6) * 6 for n in counts.values()) == stream.n_cells
+
+
+@pytest.mark.parametrize(
+    ("sampling", "what"),
+    [
+        ({"kind": "balanced", "by": "kinds"}, "no column 'kinds'"),
+        ({"kind": "weighted", "by": "kind", "weights": {"D": 1}}, "No selected cell has kind 'D'"),
+        ({"kind": "weighted", "by": "kind"}, "not numbers"),
+        ({"kind": "weighted", "by": "kind", "weights": {"A": 0}}, "weight above zero"),
+        ({"kind": "sets", "by": ["kind"], "size": 5}, "not a multiple of sets of 5"),
+        ({"kind": "sets", "by": ["kind"], "size": 6, "min_cells": 10_000}, "No group of kind"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(stream_atlas: Atlas, sampling: dict[str, object], what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        sampled(stream_atlas, sampling)
