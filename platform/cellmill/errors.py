@@ -152,6 +152,14 @@ class LockError(CellmillError):
     http_status = 409
 
 
+class StorageError(CellmillError):
+    """A disk or an object store refuses, is full, or does not answer."""
+
+    kind = "storage"
+    exit_code = 14
+    http_status = 503
+
+
 @contextmanager
 def located(places: Mapping[str, Path]) -> Iterator[None]:
     """Name files in the errors that leave the block.

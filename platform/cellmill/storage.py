@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterable
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlparse
 
-import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from cellmill.errors import ConfigError, SourceError
+from cellmill.errors import ConfigError, SourceError, StorageError
+from cellmill.store_errors import ShortAnswerError, patiently, translated
 
+T = TypeVar("T")
 _REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
+_PARTIAL = ".partial"
+"""How names of files end that are being written, ours and zarr's; nobody but their writer looks at them."""
+
+_RETRIES = 5
+_RETRY_S = 60
 
 
 class Storage:
@@ -46,7 +60,7 @@ class Storage:
         elif scheme in _REMOTE_SCHEMES:
             self._root = None
             self.url = text.rstrip("/")
-            self._store = from_url(self.url)
+            self._store = open_store(self.url)
         else:
             raise ConfigError(
                 f"Storage of the kind {scheme!r} is not known.",
@@ -94,100 +108,174 @@ class Storage:
         return f"{self.url}/{key}"
 
     def get(self, key: str) -> bytes:
-        """Return the bytes stored under `key`.
+        """Return the bytes stored under `key`, all of them.
 
         Raises
         ------
         SourceError
-            There is nothing under `key`, or the store does not answer.
+            There is nothing under `key`.
+        StorageError
+            The store refuses, or does not answer in full, time after time.
         """
+        if self._root is not None:
+            return self._known(key, (self._root / key).read_bytes)
         try:
-            return bytes(self.store.get(key).bytes())
-        except FileNotFoundError:
-            raise SourceError("There is no such file.", where=self.join(key), fix="Check the path.") from None
-        except (BaseError, OSError) as error:
-            raise SourceError(f"The store does not answer: {_first_line(error)}", where=self.join(key)) from error
+            return self._known(key, lambda: self._fetch(key, {"offset": 0}))
+        except _EmptyError:
+            return b""
 
-    def put(self, key: str, data: bytes) -> None:
-        """Write `data` under `key`; a reader sees the old bytes or the new ones, never a part."""
-        self.store.put(key, data)
-
-    def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return bytes of what is stored under `key`, fewer if it ends before.
+    def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int = 1 << 20) -> list[bytes]:
+        """Return bytes ``starts[i]`` up to, not including, ``ends[i]`` of a file, exactly as many as asked for.
 
         Parameters
         ----------
         key
             The file.
-        start
-            The first byte; counted from the end if it is negative.
-        length
-            How many.
+        starts, ends
+            Byte positions; ranges may overlap.
+        gap
+            Ranges of a remote file that are no further apart than this are fetched as one.
 
         Raises
         ------
         SourceError
-            There is nothing under `key`, or the store does not answer.
+            There is nothing under `key`, or it ends before.
+        StorageError
+            The store refuses, or does not answer in full, time after time.
         """
         try:
             if self._root is not None:
-                with (self._root / key).open("rb", buffering=0) as file:
-                    end = file.seek(0, os.SEEK_END)
-                    file.seek(start if start >= 0 else max(0, end + start))
-                    return file.read(length)
-            if start < 0:
-                found: Any = obstore.get(self.store, key, options={"range": {"suffix": -start}})
-                return bytes(found.bytes())[:length]
-            return bytes(obstore.get_range(self.store, key, start=start, length=length)) if length else b""
-        except FileNotFoundError:
-            raise SourceError("There is no such file.", where=self.join(key), fix="Check the path.") from None
-        except (BaseError, OSError) as error:
-            raise SourceError(f"The store does not answer: {_first_line(error)}", where=self.join(key)) from error
+                return self._known(key, lambda: _read_ranges(self.local_path(key), starts, ends))
+            return self._fetch_ranges(key, starts, ends, gap)
+        except StorageError as error:
+            if self.size(key) >= max(ends):
+                raise
+            what = f"The file ends before byte {max(ends):,}."
+            raise SourceError(what, where=self.join(key), fix="Restore it from a copy.") from error
 
-    def put_parts(self, key: str, parts: Iterable[Any]) -> None:
-        """Write buffers one after the other under `key`; a reader sees all of them or what was there before."""
-        self.store.put(key, iter(parts))
+    def _fetch_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int) -> list[bytes]:
+        spans = _spans(starts, ends, gap)
+
+        def fetch(span: tuple[int, int]) -> bytes:
+            return self._known(key, lambda: self._fetch(key, span))
+
+        if len(spans) < 2:
+            found = [fetch(span) for span in spans]
+        else:
+            with ThreadPoolExecutor(8) as pool:
+                found = list(pool.map(fetch, spans))
+        lows = [low for low, _ in spans]
+        parts = []
+        for start, end in zip(starts, ends, strict=True):
+            at = bisect_right(lows, start) - 1
+            parts.append(found[at][start - lows[at] : end - lows[at]] if end > start else b"")
+        return parts
+
+    def get_tail(self, key: str, n: int) -> bytes:
+        """Return the last `n` bytes of a file, or all of a shorter one; raises as `get`."""
+        if self._root is not None:
+            return self._known(key, lambda: _read_tail(self.local_path(key), n))
+        try:
+            return self._known(key, lambda: self._fetch(key, {"suffix": n}))
+        except _EmptyError:
+            return b""
+
+    def size(self, key: str) -> int:
+        """Return how many bytes are stored under `key`; raises as `get`."""
+        if self._root is not None:
+            return self._known(key, lambda: self.local_path(key).stat().st_size)
+        return self._known(key, lambda: int(self.store.head(key)["size"]))
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write `data` under `key`; a reader sees the old bytes or the new ones, never a part.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, the store refuses or does not answer.
+        """
+        if self._root is None:
+            self._write(key, lambda: self.store.put(key, data))
+            return
+        self._replace(key, lambda file: file.write(data))
+
+    def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
+        """Write buffers one after the other under `key`, in bounded memory. Raises as `put`."""
+        if self._root is not None:
+            self._replace(key, lambda file: file.writelines(parts))
+            return
+        # An upload that fails is begun again, and buffers come once.
+        with translated(self.join(key)), TemporaryDirectory(prefix="cellmill-") as folder:
+            whole = Path(folder) / "whole"
+            with whole.open("wb") as file:
+                file.writelines(parts)
+            self.put_file(key, whole)
 
     def put_file(self, key: str, path: Path) -> None:
-        """Copy a local file, of any size, to `key`; a reader sees all of it or none."""
-        obstore.put(self.store, key, path)
+        """Copy a local file, of any size, to `key`; a reader sees all of it or none. Raises as `put`."""
+        if self._root is None:
+            self._write(key, lambda: self.store.put(key, path))
+            return
+        with path.open("rb") as source:
+            self._replace(key, lambda file: shutil.copyfileobj(source, file, 1 << 20))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write `data` under `key` unless something is there; return whether this call wrote it.
 
-        Atomic between processes on a local disk and, by conditional put, on object stores.
+        Atomic between processes on a local disk and, by conditional put, on object stores. An answer that is lost
+        leaves open whether a conditional put was done; then what is stored decides, so of several callers that write
+        the same bytes more than one may be told that it wrote them.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, the store refuses, or does not answer, so that it is not known what is stored.
         """
-        try:
-            self.store.put(key, data, mode="create")
-        except AlreadyExistsError:
-            return False
+        if self._root is None:
+            try:
+                self._write(key, lambda: self.store.put(key, data, mode="create"))
+            except AlreadyExistsError:
+                return self.get(key) == data
+            return True
+        with translated(self.join(key)):
+            if (self._root / key).exists():
+                return False
+            with _half_written(self._root / key, lambda file: file.write(data)) as partial:
+                try:
+                    os.link(partial, self._root / key)
+                except FileExistsError:
+                    return False
         return True
 
     def exists(self, key: str) -> bool:
         """Return whether a file is stored under `key`."""
         if self._root is not None:
-            return (self._root / key).is_file()
+            with translated(self.join(key)):
+                return (self._root / key).is_file()
         try:
-            self.store.head(key)
+            self._ask(key, lambda: self.store.head(key))
         except FileNotFoundError:
             return False
         return True
 
     def list(self, prefix: str = "") -> list[str]:
-        """Return the keys of all files below `prefix`, sorted."""
-        if self._root is not None:
-            folder = self._root / prefix
-            if not folder.is_dir():
-                return []
-            return sorted(path.relative_to(self._root).as_posix() for path in folder.rglob("*") if path.is_file())
-        return sorted(item["path"] for page in self.store.list(prefix or None) for item in page)
+        """Return the keys of all files below `prefix`, sorted; of files that are being written nothing is seen."""
+        if self._root is None:
+            return self._ask(
+                prefix, lambda: sorted(item["path"] for page in self.store.list(prefix or None) for item in page)
+            )
+        folder = self._root / prefix
+        found = (path for path in folder.rglob("*") if path.suffix != _PARTIAL and path.is_file())
+        return sorted(path.relative_to(self._root).as_posix() for path in found) if folder.is_dir() else []
 
     def delete(self, key: str) -> None:
         """Delete the file under `key`; it is no error if there is none."""
-        try:
-            self.store.delete(key)
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError):
+            if self._root is None:
+                self._ask(key, lambda: self.store.delete(key))
+                return
+            with translated(self.join(key)):
+                (self._root / key).unlink()
 
     def delete_tree(self, prefix: str) -> None:
         """Delete everything below `prefix`.
@@ -204,7 +292,29 @@ class Storage:
             return
         keys = self.list(prefix)
         if keys:
-            obstore.delete(self.store, keys)
+            self._ask(prefix, lambda: self.store.delete(keys))
+
+    def clear_partial(self, older_than_s: float) -> int:
+        """Delete what killed writers left half-written on a local disk; return its bytes.
+
+        Object stores show no such files: what was not uploaded in full is not there. Parts of uploads in several
+        parts are dropped by the bucket's own rule for them.
+
+        Parameters
+        ----------
+        older_than_s
+            Younger files are left: their writer may live.
+        """
+        if self._root is None:
+            return 0
+        freed, latest = 0, time.time() - older_than_s
+        for path in self._root.rglob(f"*{_PARTIAL}"):
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                if found.st_mtime <= latest:
+                    path.unlink()
+                    freed += found.st_size if found.st_nlink == 1 else 0
+        return freed
 
     def zarr_store(self, key: str, *, read_only: bool = False) -> Any:
         """Return a zarr v3 store rooted at `key`."""
@@ -213,7 +323,7 @@ class Storage:
 
         if self._root is not None:
             return ZarrLocalStore(self._root / key, read_only=read_only)
-        return ObjectStore(from_url(self.join(key)), read_only=read_only)
+        return ObjectStore(open_store(self.join(key)), read_only=read_only)
 
     def delta_uri(self, key: str) -> str:
         """Return the URI of a Delta table stored under `key`, creating its folder on a local disk."""
@@ -223,8 +333,113 @@ class Storage:
 
     def delta_options(self) -> dict[str, str]:
         """Return the storage options that `deltalake` needs beside the environment."""
-        return {"conditional_put": "etag"} if self.url.startswith(("s3://", "s3a://")) else {}
+        patience = {"max_retries": str(_RETRIES), "retry_timeout": f"{_RETRY_S}s"}
+        return patience if self._root is None else {}
+
+    def _ask(self, key: str, ask: Callable[[], T]) -> T:
+        return patiently(ask, self.join(key))
+
+    def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
+        path = self.local_path(key)
+        with translated(self.join(key)), _half_written(path, write) as partial:
+            os.replace(partial, path)
+
+    def _write(self, key: str, ask: Callable[[], object]) -> None:
+        try:
+            self._ask(key, ask)
+        except FileNotFoundError:
+            raise StorageError("There is no such bucket.", where=self.url, fix="Make it, or check its name.") from None
+
+    def _known(self, key: str, ask: Callable[[], T]) -> T:
+        """Ask for what should be there."""
+        try:
+            return self._ask(key, ask)
+        except FileNotFoundError:
+            raise SourceError("There is no such file.", where=self.join(key), fix="Check the path.") from None
+
+    def _fetch(self, key: str, part: Any) -> bytes:
+        """Return a range of a remote file.
+
+        Ranges are asked for even where all is wanted: the answer then says which bytes it should hold, so that one
+        that is cut short is seen.
+        """
+        try:
+            found = self.store.get(key, options={"range": part})
+            content = bytes(found.bytes())
+        except BaseError as error:
+            # No range of an empty file can be satisfied.
+            if isinstance(part, dict) and _NO_RANGE.search(str(error)) and not int(self.store.head(key)["size"]):
+                raise _EmptyError from error
+            raise
+        first, last = found.range
+        wanted = part[1] - part[0] if isinstance(part, tuple) else last - first
+        if len(content) != last - first or len(content) != wanted:
+            raise ShortAnswerError(f"{len(content):,} bytes came of {wanted:,}")
+        return content
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+class _EmptyError(Exception):
+    """The file has no bytes."""
+
+
+_NO_RANGE = re.compile(r"416 Range Not Satisfiable|non-partial response")
+
+
+def open_store(url: str) -> Any:
+    """Return the obstore store of a URL, with bounded patience.
+
+    One request is tried again a few times with growing pauses where the server is in trouble or the connection breaks.
+    """
+    # Options given here replace those of the environment, of which only this one is in use.
+    plain = any(
+        os.environ.get(f"{kind}_ALLOW_HTTP", "").lower() in ("1", "true") for kind in ("AWS", "AZURE", "GOOGLE")
+    )
+    return from_url(
+        url,
+        retry_config={
+            "max_retries": _RETRIES,
+            "retry_timeout": timedelta(seconds=_RETRY_S),
+            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
+        },
+        client_options={"timeout": "600s", "read_timeout": "30s", "connect_timeout": "10s", "allow_http": plain},
+    )
+
+
+@contextmanager
+def _half_written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Path]:
+    """Write a file beside `path`, for the block to put in place."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("xb") as file:
+            write(file)
+        yield partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_ranges(path: Path, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    found = []
+    with path.open("rb") as file:
+        for start, end in zip(starts, ends, strict=True):
+            found.append(os.pread(file.fileno(), end - start, start) if end > start else b"")
+            if len(found[-1]) != end - start:
+                raise OSError(f"the file ends before byte {end:,}")
+    return found
+
+
+def _read_tail(path: Path, n: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - n))
+        return file.read()
+
+
+def _spans(starts: Sequence[int], ends: Sequence[int], gap: int) -> list[tuple[int, int]]:
+    """Return ranges, those near to each other as one; empty ones are left out."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted((start, end) for start, end in zip(starts, ends, strict=True) if end > start):
+        if spans and start - spans[-1][1] <= gap:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], end))
+        else:
+            spans.append((start, end))
+    return spans

@@ -12,7 +12,7 @@ from cellmill.atlas import ShardEntry
 from cellmill.atlas.cells import FIXED, write_cells
 from cellmill.atlas.chunk_writing import Digests
 from cellmill.atlas.summary import summarise
-from cellmill.atlas.writing import CountsWriter, checksum, shard_keys
+from cellmill.atlas.writing import CountsWriter, checksum, read_digests, shard_keys
 from cellmill.genes import Vocabulary
 from cellmill.ingestion.merging import Merged
 from cellmill.ingestion.plan import RECIPE, SourcePlan
@@ -54,12 +54,13 @@ def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabu
         writer.append(indices, data)
     known = writer.finish(cells.indptr, features, tokens.astype(np.uint32), cells.cells["barcode"].to_pylist())
     table = _table(cells.cells, draft)
-    draft = draft.model_copy(update=summarise(table))
+    # The metadata says what the other files are, so that a later run can tell whether they still are.
+    draft = draft.model_copy(update={**summarise(table), "checksum": checksum(storage, known, known)[0]})
     write_cells(storage, draft.cells_path, table.replace_schema_metadata({_ENTRY: draft.model_dump_json()}))
     return _sealed(storage, draft, known)
 
 
-def _sealed(storage: Storage, draft: ShardEntry, known: Digests | None = None) -> ShardEntry:
+def _sealed(storage: Storage, draft: ShardEntry, known: Digests) -> ShardEntry:
     digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest), known)
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return draft.model_copy(update={"bytes": size, "checksum": digest, "created": created})
@@ -87,9 +88,15 @@ def is_written(storage: Storage, plan: SourcePlan, number: int) -> bool:
 
 
 def existing(storage: Storage, plan: SourcePlan, number: int) -> ShardEntry | None:
-    """Return the shard if an earlier run completed it, committed or not."""
+    """Return the shard if an earlier run completed it, committed or not, and it is still as that run left it."""
     if not is_written(storage, plan, number):
         return None
-    key = f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet"
-    metadata = pq.read_schema(pa.BufferReader(storage.get(key))).metadata
-    return _sealed(storage, ShardEntry.model_validate_json(metadata[_ENTRY]))
+    digest = plan.shard_digest(number)
+    key = f"cells/{plan.dataset}/{digest}.parquet"
+    try:
+        metadata = pq.read_schema(pa.BufferReader(storage.get(key))).metadata
+        draft = ShardEntry.model_validate_json(metadata[_ENTRY])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+        return None
+    known = read_digests(storage, storage.list(draft.shard_path))
+    return _sealed(storage, draft, known) if checksum(storage, known, known)[0] == draft.checksum else None

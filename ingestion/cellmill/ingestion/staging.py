@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cellmill.errors import IntegrityError
+from cellmill.errors import IntegrityError, SourceError
 from cellmill.ingestion.backend import Row
 from cellmill.ingestion.chunk import Block
 from cellmill.ingestion.plan import SourcePlan
@@ -96,12 +96,13 @@ class StagedBlock:
         IntegrityError
             It is not as it was written.
         """
-        foot = storage.get_range(key, -_FOOTER.size, _FOOTER.size)
+        foot = storage.get_tail(key, _FOOTER.size)
         if len(foot) != _FOOTER.size:
             raise damaged(storage, key)
         nnz, index_size, count_size, size, largest, *checksums = _FOOTER.unpack(foot)
-        about = storage.get_range(key, nnz * (index_size + count_size), size)
-        if len(about) != size or google_crc32c.value(about) != checksums[2]:
+        start = nnz * (index_size + count_size)
+        (about,) = _ranges(storage, key, [start], [start + size])
+        if google_crc32c.value(about) != checksums[2]:
             raise damaged(storage, key)
         table = pa.ipc.open_file(pa.BufferReader(about)).read_all()
         return cls(
@@ -118,13 +119,18 @@ class StagedBlock:
 
     def entries(self, first: int, last: int) -> tuple[bytes, bytes]:
         """Return the bytes of the features and of the counts of entries ``[first, last)``."""
-        nnz, n = int(self.lengths.sum()), last - first
         wide, size = self.index_dtype.itemsize, self.count_dtype.itemsize
-        indices = self.storage.get_range(self.key, first * wide, n * wide)
-        data = self.storage.get_range(self.key, nnz * wide + first * size, n * size)
-        if len(indices) != n * wide or len(data) != n * size:
-            raise damaged(self.storage, self.key)
-        return indices, data
+        data = int(self.lengths.sum()) * wide
+        starts, ends = [first * wide, data + first * size], [last * wide, data + last * size]
+        indices, counts = _ranges(self.storage, self.key, starts, ends)
+        return indices, counts
+
+
+def _ranges(storage: Storage, key: str, starts: list[int], ends: list[int]) -> list[bytes]:
+    try:
+        return storage.get_ranges(key, starts, ends, gap=0)
+    except SourceError as error:
+        raise damaged(storage, key) from error
 
 
 def damaged(storage: Storage, key: str) -> IntegrityError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -15,19 +17,22 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from cellmill.atlas.delta_log import NewFile, digest_of_files, encode_commit, log_key, read_commit, seal
 from cellmill.atlas.entry import SCHEMA, ShardEntry, from_table, to_table
 from cellmill.config import Config
-from cellmill.errors import AtlasError, ConflictError, IntegrityError
+from cellmill.errors import AtlasError, CellmillError, ConflictError, IntegrityError, SourceError, StorageError
 from cellmill.storage import Storage
+from cellmill.store_errors import first_line
 
 _FOLDER = "catalog"
 _ATTEMPTS = 60
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
+_READS = 6
+_CHECKPOINT_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ class Catalog:
         """Make an empty catalog, version 0, unless there is one."""
         # Of two processes that let Delta create a table here, one would make a second, empty version. So the first
         # version is made aside, and put here by whoever comes first.
-        first = "_delta_log/00000000000000000000.json"
-        if self.storage.exists(f"{_FOLDER}/{first}"):
+        first = log_key(_FOLDER, 0)
+        if self.storage.exists(first):
             return
         with TemporaryDirectory() as aside:
             DeltaTable.create(
@@ -93,11 +98,12 @@ class Catalog:
                 # By default Delta forgets versions after 30 days; a snapshot must stay readable until it is purged.
                 configuration={"delta.enableExpiredLogCleanup": "false"},
             )
-            self.storage.put_if_absent(f"{_FOLDER}/{first}", (Path(aside) / first).read_bytes())
+            text = (Path(aside) / first.partition("/")[2]).read_text()
+        self.storage.put_if_absent(first, seal(text, []))
 
     def version(self) -> int:
         """Return the number of the newest snapshot."""
-        return int(self._table().version())
+        return self._state()[0]
 
     def entries(self, version: int | None = None) -> tuple[int, tuple[ShardEntry, ...]]:
         """Return a snapshot's number and its rows, sorted by data set and digest.
@@ -109,9 +115,9 @@ class Catalog:
         IntegrityError
             A file of the catalog is missing or unreadable.
         """
-        table = self._table(version)
-        rows = [entry for path in _paths(table) for entry in self._read(path)]
-        return int(table.version()), tuple(sorted(rows, key=lambda entry: entry.key))
+        number, paths = self._state(version)
+        rows = [entry for path in paths for entry in self._read(path)]
+        return number, tuple(sorted(rows, key=lambda entry: entry.key))
 
     def commit(self, plan: Callable[[int, tuple[ShardEntry, ...]], Change | None]) -> tuple[int, bool]:
         """Apply a change to the newest snapshot, in one Delta transaction.
@@ -134,14 +140,13 @@ class Catalog:
         """
         pause = _FIRST_PAUSE_S
         for _ in range(_ATTEMPTS):
-            table = self._table()
-            base = int(table.version())
-            files = {path: self._read(path) for path in _paths(table)}
+            base, paths = self._state()
+            files = {path: self._read(path) for path in paths}
             rows = tuple(sorted((row for found in files.values() for row in found), key=lambda row: row.key))
             change = plan(base, rows)
             if change is None:
                 return base, False
-            if self._write(table, base, files, change):
+            if self._write(base, files, change):
                 return base + 1, True
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
@@ -178,67 +183,90 @@ class Catalog:
             )
         return lines
 
-    def _write(self, table: DeltaTable, base: int, files: dict[str, list[ShardEntry]], change: Change) -> bool:
+    def _write(self, base: int, files: dict[str, list[ShardEntry]], change: Change) -> bool:
         """Try the commit once: rows that stay are copied from the files that lose some."""
         gone = {*change.remove, *(entry.key for entry in change.add)}
-        touched = [path for path, rows in files.items() if any(row.key in gone for row in rows)]
+        touched = {path for path, rows in files.items() if any(row.key in gone for row in rows)}
         stay = [row for path in touched for row in files[path] if row.key not in gone]
-        actions: list[AddAction | RemoveAction] = [RemoveAction(path, True, _now_ms()) for path in touched]
         rows = sorted([*stay, *change.add], key=lambda row: row.key)
-        path = f"{uuid.uuid4().hex}.parquet"
-        if rows:
-            sink = BytesIO()
-            pq.write_table(to_table(rows), sink, compression="zstd")
-            self.storage.put(f"{_FOLDER}/{path}", sink.getvalue())
-            stats = json.dumps({"numRecords": len(rows)})
-            actions.append(AddAction(path, sink.tell(), {}, _now_ms(), True, stats))
-        try:
-            table.create_write_transaction(
-                actions,
-                mode="append",
-                schema=SCHEMA,
-                # Appends never conflict in Delta: the transaction number of the base makes one of two writers lose.
-                commit_properties=CommitProperties(
-                    custom_metadata={"message": change.message, "facts": json.dumps(change.facts)},
-                    app_transactions=[Transaction("atlas", base + 1)],
-                ),
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-            )
-        except CommitFailedError:
-            if rows:
-                self.storage.delete(f"{_FOLDER}/{path}")
+        add = [self._write_rows(rows)] if rows else []
+        commit = encode_commit(
+            add,
+            touched,
+            files=[*(path for path in files if path not in touched), *(file.path for file in add)],
+            message=change.message,
+            facts=change.facts,
+        )
+        if not self.storage.put_if_absent(log_key(_FOLDER, base + 1), commit):
+            for file in add:
+                self.storage.delete(f"{_FOLDER}/{file.path}")
             return False
+        if (base + 1) % _CHECKPOINT_EVERY == 0:
+            # The commit stands without it: a checkpoint only saves readers the log before it.
+            with suppress(DeltaError, OSError, CellmillError):
+                self._table().create_checkpoint()
         return True
 
+    def _write_rows(self, rows: Sequence[ShardEntry]) -> NewFile:
+        sink = BytesIO()
+        pq.write_table(to_table(rows), sink, compression="zstd")
+        content = sink.getvalue()
+        # The first part is a checksum; the second keeps a loser, who deletes its file, off the winner's.
+        path = f"{hashlib.sha256(content).hexdigest()[:32]}-{secrets.token_hex(4)}.parquet"
+        self.storage.put(f"{_FOLDER}/{path}", content)
+        return NewFile(path, len(content), len(rows))
+
+    def _state(self, version: int | None = None) -> tuple[int, list[str]]:
+        """Return a snapshot's number and its files, which are those that its commit names."""
+        for attempt in range(1, _READS + 1):
+            try:
+                table = self._table(version)
+                number, paths = int(table.version()), _paths(table)
+                if read_commit(self.storage, log_key(_FOLDER, number)) == digest_of_files(paths):
+                    return number, paths
+                raise IntegrityError(
+                    f"The catalog's log does not lead to the files that snapshot {number} had.",
+                    where=self.uri,
+                    fix="Restore the log from a copy of the atlas.",
+                )
+            except (IntegrityError, StorageError) as error:
+                # What comes from afar may have been lost or cut short on its way.
+                if self.storage.is_local or attempt == _READS or "refuses" in error.what:
+                    raise
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
     def _table(self, version: int | None = None) -> DeltaTable:
+        if version is not None and not self.storage.exists(log_key(_FOLDER, version)):
+            raise AtlasError(
+                f"There is no snapshot {version}.", where=self.storage.url, fix="`cellmill atlas log` lists them."
+            )
         try:
             return DeltaTable(self.uri, version=version, storage_options=self._options)
         except TableNotFoundError:
             raise AtlasError("The atlas has no catalog.", where=self.uri, fix="Check the path.") from None
         except DeltaError as error:
-            if version is None:
-                raise IntegrityError(f"The catalog cannot be read: {error}.", where=self.uri) from error
-            raise AtlasError(
-                f"There is no snapshot {version}.", where=self.storage.url, fix="`cellmill atlas log` lists them."
-            ) from error
+            raise IntegrityError(f"The catalog cannot be read: {first_line(error)}.", where=self.uri) from error
+        except OSError as error:
+            refused = "privileges" in str(error) or "authentication" in str(error)
+            what = "The store refuses access." if refused else f"The catalog cannot be read: {first_line(error)}."
+            raise StorageError(what, where=self.uri, fix="Check permissions and the network.") from error
 
     def _read(self, path: str) -> list[ShardEntry]:
         """Return the rows of one catalog file; these never change, so each is read once."""
         # Not DeltaTable.to_pyarrow_table: its threads can abort the interpreter when it ends.
         if path not in self._files:
+            where = self.storage.join(f"{_FOLDER}/{path}")
             try:
-                table = pq.read_table(BytesIO(self.storage.get(f"{_FOLDER}/{path}")), use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                where = self.storage.join(f"{_FOLDER}/{path}")
-                raise IntegrityError(f"A file of the catalog is damaged: {error}.", where=where) from error
-            self._files[path] = from_table(table)
+                content = self.storage.get(f"{_FOLDER}/{path}")
+            except SourceError as error:
+                raise IntegrityError("A file of the catalog is missing.", where=where) from error
+            if hashlib.sha256(content).hexdigest()[:32] != path[:32]:
+                raise IntegrityError("A file of the catalog is damaged.", where=where)
+            self._files[path] = from_table(pq.read_table(BytesIO(content), use_threads=False))
         return self._files[path]
 
 
 def _paths(table: DeltaTable) -> list[str]:
     actions: Any = pa.table(table.get_add_actions(flatten=True))
     return sorted(actions.column("path").to_pylist())
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

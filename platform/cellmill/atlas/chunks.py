@@ -17,10 +17,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import obstore
-from obstore.exceptions import BaseError
 
-from cellmill.errors import CellmillError, IntegrityError
+from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
@@ -72,7 +70,7 @@ class ChunkedArray:
             (self._chunk,) = inner["chunk_shape"]
             names = tuple(codec["name"] for codec in inner["codecs"])
             self.dtype = np.dtype(about["data_type"])
-        except (CellmillError, KeyError, TypeError, ValueError) as error:
+        except (SourceError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"Its metadata cannot be read: {error}.") from error
         self._per_file = file_entries // self._chunk
         if names != _CODECS or inner.get("index_location", "end") != "end":
@@ -175,15 +173,13 @@ class ChunkedArray:
             os.close(handle)
 
     def _remote(self, key: str, ranges: list[tuple[int, int]], file: int) -> list[bytes]:
-        store = self._storage.store
         try:
             if ranges[0][0] < 0:
-                found: Any = obstore.get(store, key, options={"range": {"suffix": -ranges[0][0]}})
-                return [bytes(found.bytes())]
+                return [self._storage.get_tail(key, -ranges[0][0])]
             starts, ends = zip(*ranges, strict=True)
-            return [bytes(part) for part in obstore.get_ranges(store, key, starts=list(starts), ends=list(ends))]
-        except (BaseError, FileNotFoundError, OSError) as error:
-            raise self._damaged(f"A file cannot be read: {str(error).splitlines()[0]}.", file) from error
+            return self._storage.get_ranges(key, starts, ends)
+        except SourceError as error:
+            raise self._damaged(f"A file cannot be read: {error.what}", file) from error
 
     def _damaged(self, what: str, file: int | None = None) -> IntegrityError:
         key = self._path if file is None else f"{self._path}/c/{file}"

@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import obstore
-from obstore.exceptions import BaseError
 
 from cellmill.atlas.entry import ShardEntry
-from cellmill.errors import IntegrityError
+from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
@@ -148,17 +146,17 @@ class HashRun:
 
     def _size(self) -> int:
         try:
-            return int(obstore.head(self._storage.store, self._path)["size"])
-        except (FileNotFoundError, BaseError, OSError) as error:
+            return self._storage.size(self._path)
+        except SourceError as error:
             raise self._damaged("it is missing") from error
 
     def _ranges(self, starts: list[int], ends: list[int]) -> list[Any]:
         if len(starts) == 1 and starts[0] == ends[0]:
             return [b""]
         try:
-            found = obstore.get_ranges(self._storage.store, self._path, starts=starts, ends=ends, coalesce=0)
-        except (FileNotFoundError, BaseError, OSError) as error:
-            raise self._damaged(str(error).splitlines()[0]) from error
+            found = self._storage.get_ranges(self._path, starts, ends, gap=0)
+        except SourceError as error:
+            raise self._damaged(error.what) from error
         self.bytes_read += sum(ends) - sum(starts)
         return [memoryview(part) for part in found]
 

@@ -14,13 +14,15 @@ import pandas as pd
 
 from cellmill.atlas.chunk_writing import ChunkWriter, Digests
 from cellmill.atlas.layout import CHUNK, codecs, count_dtype, entries_per_file, index_dtype
-from cellmill.atlas.pipeline import fast_codecs
 from cellmill.genes import Feature
 from cellmill.storage import Storage
 
 
 class CountsWriter:
     """Counts, genes and barcodes of a shard as one zarr group; entries are appended in the order of rows.
+
+    Each file is put in place as a whole, over one of the same bytes if an interrupted or a simultaneous run left it:
+    nothing is ever deleted or half there, so that a reader of the same shard is not disturbed.
 
     Parameters
     ----------
@@ -45,18 +47,15 @@ class CountsWriter:
             "indices": (nnz, narrow, int(np.iinfo(narrow).max)),
             "data": (nnz, count_dtype(largest), 0),
         }
-        with fast_codecs(storage.is_local):
-            root = zarr.open_group(storage.zarr_store(path), mode="a", zarr_format=3)
-            root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-            matrix = root.require_group("X")
-            described: Any = {
-                "encoding-type": "csr_matrix",
-                "encoding-version": "0.1.0",
-                "shape": [n_cells, n_features],
-            }
-            matrix.attrs.update(described)
-            for name, (length, dtype, fill) in arrays.items():
-                _declare(matrix, name, length, dtype, fill)
+        # What zarr writes is small, and waits here until it is complete.
+        self._files: dict[str, Any] = {}
+        root = zarr.open_group(zarr.storage.MemoryStore(self._files), mode="w", zarr_format=3)
+        root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        matrix = root.require_group("X")
+        described: Any = {"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": [n_cells, n_features]}
+        matrix.attrs.update(described)
+        for name, (length, dtype, fill) in arrays.items():
+            _declare(matrix, name, length, dtype, fill)
         self._root = root
         self._writers = {name: ChunkWriter(storage, f"{path}/X/{name}", *about) for name, about in arrays.items()}
 
@@ -86,7 +85,7 @@ class CountsWriter:
         Returns
         -------
         Digests
-            Of the files of counts, which need not be read again to be known.
+            Of all files, which need not be read again to be known.
         """
         from anndata.io import write_elem
 
@@ -99,12 +98,16 @@ class CountsWriter:
             {"token": tokens.astype(np.uint32), "symbol": [feature.symbol for feature in features]},
             index=pd.Index([feature.id for feature in features], name="feature_id"),
         )
-        with fast_codecs(self._storage.is_local), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="zarr v3 autosharding")
             write_elem(self._root, "var", var)
             # Tokens say what counts are counts of, so they carry checksums as counts do.
             _declare(self._root.require_group("var"), "token", tokens.size, np.dtype(np.uint32), fill=0)[:] = tokens
             write_elem(self._root, "obs", pd.DataFrame(index=pd.Index(barcodes, name="barcode", dtype=str)))
+        for name in sorted(self._files):
+            content, key = self._files[name].to_bytes(), f"{self._path}/{name}"
+            self._storage.put(key, content)
+            digests[key] = hashlib.sha256(content).hexdigest(), len(content)
         return digests
 
 
@@ -153,19 +156,24 @@ def checksum(storage: Storage, keys: Iterable[str], known: Digests | None = None
     known
         Digests of files that need not be read.
     """
+    wanted = sorted(keys)
     known = known or {}
+    found = {**known, **read_digests(storage, [key for key in wanted if key not in known])}
+    state = hashlib.sha256("".join(f"{key} {found[key][0]}\n" for key in wanted).encode())
+    return state.hexdigest(), sum(found[key][1] for key in wanted)
+
+
+def read_digests(storage: Storage, keys: Sequence[str]) -> Digests:
+    """Read files, several at a time, and return their digests."""
 
     def digest(key: str) -> tuple[str, int]:
-        if key in known:
-            return f"{key} {known[key][0]}\n", known[key][1]
         content = storage.get(key)
-        return f"{key} {hashlib.sha256(content).hexdigest()}\n", len(content)
+        return hashlib.sha256(content).hexdigest(), len(content)
 
-    ordered = sorted(keys)
+    if not keys:
+        return {}
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(digest, ordered))
-    state = hashlib.sha256("".join(line for line, _ in found).encode())
-    return state.hexdigest(), sum(size for _, size in found)
+        return dict(zip(keys, pool.map(digest, keys), strict=True))
 
 
 def shard_keys(storage: Storage, dataset: str, digest: str) -> list[str]:

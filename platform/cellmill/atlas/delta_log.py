@@ -1,0 +1,109 @@
+"""Commits of the catalog as files of a Delta log, each sealed by a checksum of its own.
+
+Any reader of Delta tables reads them. A commit is one conditional write, so whose it is can be told even where the
+answer was lost; and it names, by a digest, all files that the table has after it, so that a log of which something is
+missing or changed never passes for another snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cellmill.errors import IntegrityError
+from cellmill.storage import Storage
+
+_SEAL = re.compile(rb'"seal":"([0-9a-f]{64})"')
+_NO_SEAL = "0" * 64
+
+
+class NewFile(NamedTuple):
+    """A data file that a commit adds."""
+
+    path: str
+    size: int
+    rows: int
+
+
+def log_key(folder: str, version: int) -> str:
+    """Return where a commit is, relative to the atlas."""
+    return f"{folder}/_delta_log/{version:020d}.json"
+
+
+def encode_commit(
+    add: Sequence[NewFile], remove: Iterable[str], *, files: Iterable[str], message: str, facts: dict[str, str]
+) -> bytes:
+    """Return a commit as it is stored.
+
+    Parameters
+    ----------
+    add, remove
+        What it changes.
+    files
+        All data files that the table has after it.
+    message, facts
+        For the log.
+    """
+    now = int(time.time() * 1000)
+    info = {
+        "timestamp": now,
+        "operation": "WRITE",
+        "operationParameters": {"mode": "Append", "partitionBy": "[]"},
+        "engineInfo": "cellmill",
+        "message": message,
+        "facts": json.dumps(facts),
+        # Tells a commit from any other that does the same.
+        "token": secrets.token_hex(8),
+    }
+    lines: list[dict[str, object]] = [{"commitInfo": info}]
+    for path in sorted(remove):
+        lines.append({"remove": {"path": path, "deletionTimestamp": now, "dataChange": True}})
+    for file in add:
+        about = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": now}
+        stats = json.dumps({"numRecords": file.rows})
+        lines.append({"add": {**about, "dataChange": True, "stats": stats}})
+    return seal("\n".join(json.dumps(line, separators=(",", ":")) for line in lines), files)
+
+
+def seal(text: str, files: Iterable[str]) -> bytes:
+    """Return the lines of a commit with a digest of the table's files, and a checksum over all."""
+    first, newline, rest = text.partition("\n")
+    info = json.loads(first)
+    info["commitInfo"] |= {"files": digest_of_files(files), "seal": _NO_SEAL}
+    content = (json.dumps(info, separators=(",", ":")) + newline + rest).encode()
+    return content.replace(_NO_SEAL.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def digest_of_files(files: Iterable[str]) -> str:
+    """Return what a commit says of all files of the table."""
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+
+
+def read_commit(storage: Storage, key: str) -> str:
+    """Return the digest of the table's files that a commit names.
+
+    Raises
+    ------
+    SourceError
+        There is no such commit.
+    IntegrityError
+        It is not what was written.
+    """
+    content = storage.get(key)
+    try:
+        (found,) = _SEAL.findall(content)
+        empty = content.replace(found, _NO_SEAL.encode(), 1)
+        if hashlib.sha256(empty).hexdigest().encode() != found:
+            raise ValueError("its bytes do not have the checksum they were written with")
+        return str(json.loads(content.partition(b"\n")[0])["commitInfo"]["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"A commit of the catalog is damaged: {error}.",
+            where=storage.join(key),
+            fix="Restore the file from a copy of the atlas.",
+        ) from error
