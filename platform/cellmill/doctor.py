@@ -20,7 +20,7 @@ from cellmill.console import console, emit
 
 Verdict = Literal["ok", "note", "missing"]
 
-_PACKAGES = ("ray", "torch", "deepspeed", "anndata", "zarr", "zarrs", "deltalake", "numba", "pyarrow", "fastapi")
+_PACKAGES = ("ray", "torch", "deepspeed", "anndata", "zarr", "deltalake", "numba", "pyarrow", "fastapi")
 _OPTIONAL = {
     "flash_attn": "flash-attn: not needed; torch's built-in kernels are used without it",
     "scanpy": "scanpy: only for comparisons (pip install 'cellmill[eval]')",
