@@ -12,7 +12,8 @@ class Feature:
     Parameters
     ----------
     id
-        What identifies it for ever: an Ensembl gene id, a peak's coordinates with its assembly, a protein's id.
+        What identifies it for ever, in all modalities: an Ensembl gene id (``ENSG00000141510``), a peak's assembly and
+        coordinates (``hg38:chr1:9963-10665``), a protein's organism and antigen (``protein:human:CD3``).
     symbol
         The name that people use; `id` where there is none.
     modality
@@ -20,7 +21,7 @@ class Feature:
     organism
         ``human`` or ``mouse``.
     release
-        The annotation it comes from, for instance ``GENCODE v48``.
+        The annotation it comes from, for instance ``GENCODE v48``; of a peak, the assembly.
     """
 
     id: str

@@ -11,8 +11,8 @@ from cellmill.genes.config import GeneConfig, Organism
 from cellmill.genes.feature import Feature
 from cellmill.genes.mapping import GeneMapping
 from cellmill.genes.organism import detect_organism
+from cellmill.genes.peaks import is_peak
 from cellmill.genes.resolve import Resolver
-from cellmill.genes.spelling import PEAK
 from cellmill.genes.status import CODE, KEPT, Status
 from cellmill.genes.tables import GeneTable, load_orthologs, load_table
 
@@ -149,8 +149,8 @@ def _hint(names: list[str], statuses: list[Status], organism: Organism) -> str:
     sample = lost[:: max(1, len(lost) // 1000)]
     if sum(name.strip().isdigit() for name in sample) > _MOST * len(sample):
         return "The names are numbers: say which column of `var` holds gene ids or symbols."
-    if sum(PEAK.match(name) is not None for name in sample) > _MOST * len(sample):
-        return "The names look like genomic regions (ATAC peaks), not genes."
+    if sum(is_peak(name) for name in sample) > _MOST * len(sample):
+        return "The names look like genomic regions (ATAC peaks), not genes: set `modality: atac`, and `assembly`."
     other = detect_organism(names)
     if other is not None and other != organism:
         return f"The names look like {other} genes: set `organism: {other}`."

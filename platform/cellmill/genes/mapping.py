@@ -20,12 +20,12 @@ _N_EXAMPLES = 20
 
 @dataclass(frozen=True)
 class GeneMapping:
-    """Which feature each input column becomes.
+    """Which feature each input column of one modality becomes.
 
     Parameters
     ----------
     organism, release
-        Of the input's gene table.
+        Of the input's gene table; for peaks, the release is their assembly.
     names
         The input's names, n_in of them.
     features
@@ -38,6 +38,10 @@ class GeneMapping:
         Columns whose symbol is the approved symbol of another gene than their id.
     hint
         What the names look like, where most are unknown.
+    modality
+        Of the features; of columns that are neither genes nor peaks nor proteins, what their source calls them.
+    binarised
+        Whether counts above 1 are stored as 1.
     """
 
     organism: str
@@ -48,6 +52,8 @@ class GeneMapping:
     codes: npt.NDArray[np.uint8]
     conflicts: npt.NDArray[np.bool_]
     hint: str = field(default="", compare=False)
+    modality: str = "rna"
+    binarised: bool = False
 
     @property
     def status(self) -> list[Status]:
@@ -110,7 +116,10 @@ class GeneMapping:
             examples["conflicts"] = tuple(self._example(int(i), Status.MATCHED) for i in chosen)
         present = [status for status in STATUSES if n[CODE[status]]]
         kept = int(sum(n[CODE[status]] for status in KEPT))
+        placed = np.flatnonzero(self.target >= 0)
+        firsts = placed[np.unique(self.target[placed], return_index=True)[1]]
         return GeneReport(
+            modality=self.modality,
             organism=self.features[0].organism if self.features else self.organism,
             release=self.features[0].release if self.features else self.release,
             genes_in=len(self.names),
@@ -118,10 +127,12 @@ class GeneMapping:
             genes={status: int(n[CODE[status]]) for status in present},
             umis={status: float(total[CODE[status]]) for status in present},
             summed=kept - len(self.features),
+            umis_summed=float(weight[placed].sum() - weight[firsts].sum()),
             conflicts=int(self.conflicts.sum()),
             genes_lost=_share_lost(n),
             umis_lost=_share_lost(total),
             examples=examples,
+            binarised=self.binarised,
             hint=self.hint,
         )
 

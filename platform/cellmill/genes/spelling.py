@@ -40,7 +40,6 @@ _VIRAL = re.compile(
     re.IGNORECASE,
 )
 _ORF = re.compile(r"^C(?:\d+|X|Y)ORF\d", re.IGNORECASE)
-PEAK = re.compile(r"^(?:chr)?(?:\d+|[XYM]|MT|[GK][LI]\d+\.\d+)[:\-_]\d+[-_]\d+$")
 
 
 @dataclass(frozen=True, slots=True)
