@@ -76,7 +76,7 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     for a, b in ranges(starts[start + 1 : stop + 1] - starts[start], plan.entries_at_once):
         where = f"{plan.url}: {plan.place}, cells {start + a} to {start + b - 1}"
         raw = source.rows(plan.place, start + a, start + b)
-        counts, sums = harmonise_rows(raw, plan.mapping.target, len(plan.mapping.features), where)
+        counts, sums = harmonise_rows(raw, plan.mapping.target, plan.mapping.binary, where)
         umis += sums
         parts.append(counts)
         measured.append(measure(counts, plan.feature_kinds))

@@ -11,6 +11,7 @@ from rich.table import Table
 from cellmill.config import load_config
 from cellmill.console import console, emit
 from cellmill.ingestion.config import IngestConfig
+from cellmill.ingestion.dataset_report import DatasetReport
 
 
 def ingest(
@@ -49,7 +50,7 @@ def ingest(
 
     def render() -> None:
         if result.reports:
-            console.print(_table([_line(report) for report in result.model_dump(mode="json")["reports"]]))
+            console.print(_table([line for report in result.reports for line in _lines(report)]))
         for name in result.unchanged:
             console.print(f"{name}: already in the atlas, unchanged")
         console.print(f"Snapshot {result.snapshot} of {result.atlas}" + ("" if result.changed else " (no change)"))
@@ -58,12 +59,19 @@ def ingest(
     emit(result.model_dump(mode="json"), as_json, render)
 
 
-def _line(report: dict[str, object]) -> dict[str, object]:
-    genes = report["genes"]
-    assert isinstance(genes, dict)
-    kept = {key: report[key] for key in ("dataset", "organism", "counts", "cells_in", "cells_out")}
-    lost = {"UMIs lost": f"{genes['umis_lost']:.2%}"}
-    return kept | {"genes in": genes["genes_in"], "genes out": genes["genes_out"]} | lost
+def _lines(report: DatasetReport) -> list[dict[str, object]]:
+    """Return a line for each modality; what belongs to all of them stands in the first."""
+    own = {"dataset": report.dataset, "cells in": report.cells_in, "cells out": report.cells_out}
+    return [
+        {
+            **(own if number == 0 else dict.fromkeys(own, "")),
+            "modality": part.modality,
+            "features in": part.genes_in,
+            "out": part.genes_out,
+            "UMIs lost": f"{part.umis_lost:.2%}",
+        }
+        for number, part in enumerate(report.parts)
+    ]
 
 
 def _table(lines: list[dict[str, object]]) -> Table:

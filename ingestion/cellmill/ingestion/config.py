@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from cellmill.cluster import ClusterConfig
 from cellmill.config import Config
-from cellmill.genes import GeneConfig
+from cellmill.genes import GeneConfig, PeakConfig, ProteinConfig
 
 
 class QualityConfig(Config):
@@ -52,6 +52,35 @@ class DuplicateConfig(Config):
     min_genes: int = Field(default=200, ge=0)
 
 
+class JoinConfig(Config):
+    """A further matrix of the same cells: proteins or peaks beside genes.
+
+    Attributes
+    ----------
+    path
+        Its file, whose cells are found by their barcodes; without it, the matrix is in the same file.
+    counts
+        Where the counts are, also ``obsm/NAME``; needed in the same file.
+    missing
+        What happens to cells that this matrix lacks: ``drop`` leaves them out, ``keep`` keeps them without its counts.
+        Either way they are counted.
+    format, genes, symbols, modality, group, features, genome, assembly
+        As in `SourceConfig`.
+    """
+
+    path: str | None = None
+    format: str = "auto"
+    counts: str = "auto"
+    genes: str = "auto"
+    symbols: str | None = None
+    modality: Literal["auto", "rna", "atac", "protein"] = "auto"
+    group: str | None = None
+    features: str | None = None
+    genome: str | None = None
+    assembly: str | None = None
+    missing: Literal["drop", "keep"] = "drop"
+
+
 class SourceConfig(Config):
     """One data set.
 
@@ -75,7 +104,8 @@ class SourceConfig(Config):
     symbols
         A second column of ``var``, asked where the first does not lead to a gene.
     modality
-        What the features are, where neither the format nor ``var`` says so.
+        What the features are, where neither the format nor ``var`` says so; ``auto`` takes regions of a genome for
+        peaks, antibodies' tags for proteins, and all else for genes.
     group
         The measurement of a TileDB-SOMA experiment (``RNA``), or the modality of a MuData file by its name there.
     features
@@ -83,10 +113,13 @@ class SourceConfig(Config):
     genome
         The genome to read, of a file that holds several.
     assembly
-        The assembly that peaks are given in.
+        The assembly that peaks are given in: ``hg38``, ``hg19``, ``mm10`` or ``mm39``, or another of their names.
+        Needed where the file itself does not say it, as 10x's do.
     obs
         Columns of ``obs`` to keep, and their names in the atlas (``old: new``), or ``all``; columns of the CELLxGENE
         schema are kept without being named.
+    join
+        Further matrices of the same cells.
     where
         Predicate over the file's own columns of obs, see `cellmill.atlas.predicate`; other cells are left out, and
         counted. For instance ``is_primary_data``.
@@ -107,6 +140,7 @@ class SourceConfig(Config):
     genome: str | None = None
     assembly: str | None = None
     obs: dict[str, str] | Literal["all"] = Field(default_factory=dict)
+    join: tuple[JoinConfig, ...] = ()
     where: str | None = None
     licence: str = "unknown"
 
@@ -123,8 +157,10 @@ class IngestConfig(Config):
     output
         Directory of the run; by default one of its own below the atlas's ``reports``, or below the working directory
         for a remote atlas.
-    genes, quality, duplicates
-        Limits on genes and cells, and what happens to cells that are there already.
+    genes, peaks, proteins
+        What becomes of features of each kind, and how much may be lost on the way.
+    quality, duplicates
+        Limits on cells, and what happens to those that are there already.
     require_licence
         Licences that a source may have; a source of another one is refused. Empty requires none.
     shard_cells
@@ -142,6 +178,8 @@ class IngestConfig(Config):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     output: Path | None = None
     genes: GeneConfig = GeneConfig()
+    peaks: PeakConfig = PeakConfig()
+    proteins: ProteinConfig = ProteinConfig()
     quality: QualityConfig = QualityConfig()
     duplicates: DuplicateConfig = DuplicateConfig()
     require_licence: tuple[str, ...] = ()

@@ -18,7 +18,11 @@ class DatasetReport(Config):
     counts
         Where its raw counts were found.
     genes
-        What became of genes and UMIs.
+        What became of genes and UMIs; of the peaks or proteins, where no gene was measured.
+    others
+        The same of further modalities.
+    unpaired
+        Cells that one of several matrices lacks, by which.
     cells_in, cells_out
         Cells in the source, and in the snapshot.
     dropped
@@ -39,12 +43,19 @@ class DatasetReport(Config):
     organism: str
     counts: str
     genes: GeneReport
+    others: tuple[GeneReport, ...] = ()
+    unpaired: dict[str, int] = Field(default_factory=dict)
     cells_in: int
     cells_out: int
     dropped: dict[str, int]
     marked: dict[str, int] = Field(default_factory=dict)
     hash_bytes_read: int = 0
     shards: int
+
+    @property
+    def parts(self) -> tuple[GeneReport, ...]:
+        """What became of the features of each modality."""
+        return (self.genes, *self.others)
 
     @property
     def label(self) -> str:
@@ -56,3 +67,12 @@ def labels(reports: list[DatasetReport]) -> list[str]:
     """Return a name for each report: the data set's, with the file's where a data set has several."""
     names = [report.dataset for report in reports]
     return [report.label if names.count(report.dataset) > 1 else report.dataset for report in reports]
+
+
+def parts(reports: list[DatasetReport]) -> dict[str, GeneReport]:
+    """Return the report of every modality of every data set, by a name that says both where there are several."""
+    return {
+        name if len(report.parts) == 1 else f"{name}, {part.modality}": part
+        for name, report in zip(labels(reports), reports, strict=True)
+        for part in report.parts
+    }

@@ -20,7 +20,7 @@ _FINE, _NO_COUNT, _TOO_LARGE = 0, 1, 2
 
 
 def harmonise_rows(
-    matrix: sparse.csr_matrix, target: npt.NDArray[np.int32], n_features: int, where: str
+    matrix: sparse.csr_matrix, target: npt.NDArray[np.int32], binary: npt.NDArray[np.bool_], where: str
 ) -> tuple[Counts, npt.NDArray[np.float64]]:
     """Check that values are counts, and move them from columns to features.
 
@@ -30,8 +30,8 @@ def harmonise_rows(
         Values in any order within a row, zeros and repeated columns allowed.
     target : int32 [n_in]
         Feature of each column, -1 for none.
-    n_features
-        Number of features.
+    binary : bool [n_features]
+        Features whose counts become 1.
     where
         For the message.
 
@@ -49,7 +49,7 @@ def harmonise_rows(
     """
     values = matrix.data.view(np.uint8) if matrix.data.dtype == bool else matrix.data
     # One more, since an entry is written before it is known to be wanted.
-    indices = np.empty(values.size + 1, dtype=index_dtype(n_features))
+    indices = np.empty(values.size + 1, dtype=index_dtype(binary.size))
     indptr = np.zeros(matrix.shape[0] + 1, dtype=np.int64)
     starts = matrix.indptr.astype(np.int64)
     for dtype in dict.fromkeys((_narrowest(values), np.dtype(np.uint32))):
@@ -65,10 +65,12 @@ def harmonise_rows(
     if state == _TOO_LARGE:
         raise CountsError("The columns of one gene add up to more than 2**32 - 1.", where=where)
     n = int(indptr[-1])
+    if binary.any():
+        data[:n][binary[indices[:n]]] = 1
     if n < values.size // 2:
         # What is kept shall not hold on to memory for what is not.
-        return Counts(indptr, indices[:n].copy(), data[:n].copy(), n_features), umis
-    return Counts(indptr, indices[:n], data[:n], n_features), umis
+        return Counts(indptr, indices[:n].copy(), data[:n].copy(), binary.size), umis
+    return Counts(indptr, indices[:n], data[:n], binary.size), umis
 
 
 def _narrowest(values: npt.NDArray[Any]) -> np.dtype[Any]:

@@ -6,7 +6,8 @@ import threading
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.plan import SourcePlan
-from cellmill.ingestion.sources import Place, Source, registry
+from cellmill.ingestion.sources import Place, Source
+from cellmill.ingestion.sources.joined import open_joined
 
 
 class _Open(threading.local):
@@ -31,7 +32,7 @@ def open_source(plan: SourcePlan) -> Source:
     key = f"{plan.location} {plan.stamp} {plan.digest}"
     if key not in _here.sources:
         close_source()
-        source = registry.formats()[plan.format].open(Place(plan.location), plan.dataset, plan.config)
+        source = open_joined(plan.format, Place(plan.location), plan.dataset, plan.config)
         if source.stamp != plan.stamp:
             source.close()
             raise SourceError(

@@ -17,11 +17,13 @@ from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Backend, LocalBackend
 from cellmill.ingestion.commit import commit
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.features import limits
 from cellmill.ingestion.opening import close_source
 from cellmill.ingestion.plan import SourcePlan, plan_source
 from cellmill.ingestion.result import IngestResult, write_run
 from cellmill.ingestion.sources import AnnDataSource, Place, Source, registry
 from cellmill.ingestion.sources.finding import find_places
+from cellmill.ingestion.sources.joined import open_joined
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
 
@@ -81,7 +83,7 @@ def plan(config: IngestConfig) -> list[SourcePlan]:
     plans = []
     for place, name, own in expand(config):
         found = registry.resolve(place, own)
-        source = found.open(place, name, own)
+        source = open_joined(found.name, place, name, own)
         try:
             plans.append(plan_source(source, place.location, found.name, own, config))
         finally:
@@ -98,11 +100,22 @@ def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
         A pattern finds nothing.
     """
     for source in config.sources:
-        if source.features is not None:
-            # Tasks may run in another working directory.
-            source = source.model_copy(update={"features": Place(source.features).location})
+        own = _anchored(source)
         for place in find_places(source.path):
-            yield place, source.dataset or _name(place), source
+            yield place, source.dataset or _name(place), own
+
+
+def _anchored(source: SourceConfig) -> SourceConfig:
+    """Return a configuration whose further files are named absolutely: tasks may run in another working directory."""
+    joins = tuple(
+        join.model_copy(update={"path": _absolute(join.path), "features": _absolute(join.features)})
+        for join in source.join
+    )
+    return source.model_copy(update={"features": _absolute(source.features), "join": joins})
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else Place(path).location
 
 
 def _ingest(
@@ -160,7 +173,8 @@ def _read(
     """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
     for plan in plans:
         console.print(
-            f"{plan.dataset}: {plan.n_cells:,} cells, {len(plan.mapping.names):,} features, counts in {plan.place}",
+            f"{plan.dataset}: {plan.organism}, {plan.n_cells:,} cells, {len(plan.mapping.names):,} features, "
+            f"counts in {plan.place}",
             soft_wrap=True,
         )
     read = ReadChunk(atlas.storage, plans, memory, config.quality)
@@ -172,7 +186,9 @@ def _read(
                 advance(int(row["cells_in"]))
         for plan, tally in zip(plans, tallies, strict=True):
             report = tally.report()
-            report.genes.check(config.genes, where=plan.url)
+            for part in report.parts:
+                if (settings := limits(config, part.modality)) is not None:
+                    part.check(settings, where=plan.url)
             if report.cells_out == 0:
                 dropped = ", ".join(f"{n:,} have {reason}" for reason, n in report.dropped.items())
                 raise SourceError("No cell passes the quality limits.", where=plan.url, fix=f"{dropped}.")

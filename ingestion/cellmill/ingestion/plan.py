@@ -7,25 +7,30 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from cellmill.atlas.content import feature_keys
-from cellmill.errors import ConfigError, GeneMappingError
-from cellmill.genes import GeneMapping, Organism, detect_organism, harmonise
+from cellmill.errors import ConfigError
+from cellmill.genes import ColumnMapping, Organism
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.features import find_matrix, plan_features
+from cellmill.ingestion.features import identity as identity_of_features
 from cellmill.ingestion.filtering import parse_where
 from cellmill.ingestion.memory import chunks_of, entries_at_once
 from cellmill.ingestion.obs import renamed_columns
-from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.base import INDEX
+from cellmill.ingestion.sources.joined import JoinedSource
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
+
+# Where files are and how they are opened: the digest of the input says what is in them.
+_FILES = {"path": True, "format": True, "features": True}
+_NOT_OF_THE_RESULT: Any = {**_FILES, "join": {"__all__": _FILES}}
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class SourcePlan:
         Where the counts are.
     mapping
         Columns to features.
+    unpaired
+        Cells that one of several matrices lacks, by which.
     n_cells, n_shards
         Size of the source, and in how many shards it will be.
     chunks
@@ -67,7 +74,8 @@ class SourcePlan:
     stamp: str
     organism: Organism
     place: str
-    mapping: GeneMapping
+    mapping: ColumnMapping
+    unpaired: dict[str, int]
     n_cells: int
     n_shards: int
     chunks: tuple[tuple[int, int], ...]
@@ -118,21 +126,8 @@ def plan_source(
     ConfigError
         A column that the configuration names is not there.
     """
-    place = find_counts(source, config.counts)
-    var = source.var(place)
-    ids, second = source.default_names(place) if config.genes == "auto" else (config.genes, None)
-    names = _column(var, ids, source.url, "genes")
-    second = config.symbols or second
-    symbols = _column(var, second, source.url, "symbols") if second else None
-    organism = config.organism if config.organism != "auto" else detect_organism(names)
-    if organism is None:
-        raise GeneMappingError(
-            f"The gene names ({', '.join(names[:4])}, ...) are of no organism that is known.",
-            where=source.url,
-            fix="Set `organism`, or `genes` to the column of var that holds Ensembl ids or symbols. There are: "
-            + (", ".join(map(str, var.columns)) or "none")
-            + ".",
-        )
+    place = find_matrix(source, config)
+    mapping, organism = plan_features(source, place, config, ingest)
     parse_where(config.where, source)
     columns = source.obs_columns()
     wanted = renamed_columns(columns, config.obs)
@@ -148,12 +143,10 @@ def plan_source(
     n_cells = source.n_cells
     identity = {
         "input": source.sha256,
-        "source": config.model_dump(mode="json", exclude={"path", "format", "features"}, exclude_defaults=True),
+        "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),
         "format": format,
         "dataset": source.name,
-        "genes": ingest.genes.model_dump(
-            mode="json", exclude={"max_genes_lost", "max_umis_lost"}, exclude_defaults=True
-        ),
+        **identity_of_features(ingest, mapping),
         "quality": ingest.quality.model_dump(mode="json", exclude_defaults=True),
         "shard_cells": ingest.shard_cells,
         "recipe": RECIPE,
@@ -168,25 +161,14 @@ def plan_source(
         stamp=source.stamp,
         organism=organism,
         place=place,
-        mapping=harmonise(names, organism=organism, symbols=symbols, config=ingest.genes),
+        mapping=mapping,
+        unpaired=source.unpaired if isinstance(source, JoinedSource) else {},
         n_cells=n_cells,
         n_shards=-(-n_cells // ingest.shard_cells),
         chunks=chunks_of(source.starts(place), ingest.task_memory_mb),
         entries_at_once=entries_at_once(ingest.task_memory_mb),
         digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
-
-
-def _column(var: pd.DataFrame, name: str, url: str, key: str) -> list[str]:
-    if name == INDEX:
-        return [str(value) for value in var.index]
-    if name not in var.columns:
-        raise ConfigError(
-            f"var has no column {name!r}.",
-            where=url,
-            fix=f"Set `{key}` to one of: index, {', '.join(map(str, var.columns))}.",
-        )
-    return [str(value) for value in var[name]]
 
 
 def shard_of(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from cellmill.genes.status import Status
-from cellmill.ingestion.dataset_report import DatasetReport, labels
+from cellmill.ingestion.dataset_report import DatasetReport, labels, parts
 from cellmill.ingestion.flows import draw_flows
 
 
@@ -15,9 +15,9 @@ def gene_figure(reports: Sequence[DatasetReport]) -> Figure:
     """Return where each data set's genes and UMIs went, by what their names were recognised as."""
     figure = Figure(figsize=(16, _height(reports)))
     genes, umis = figure.subplots(1, 2)
-    names = labels(list(reports))
-    draw_flows(genes, {name: _named(report.genes.genes) for name, report in zip(names, reports, strict=True)}, "genes")
-    draw_flows(umis, {name: _named(report.genes.umis) for name, report in zip(names, reports, strict=True)}, "UMIs")
+    by_name = parts(list(reports))
+    draw_flows(genes, {name: _named(part.genes) for name, part in by_name.items()}, "features")
+    draw_flows(umis, {name: _named(part.umis) for name, part in by_name.items()}, "UMIs")
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellmill.genes import GeneReport
 from cellmill.ingestion.dataset_report import DatasetReport, labels
 from cellmill.report import Figure, Section, Table, write_page
 
@@ -36,7 +37,17 @@ def write_report(output: Path, snapshot: str, reports: Sequence[DatasetReport], 
 
 
 def _overview(names: Sequence[str], reports: Sequence[DatasetReport]) -> Table:
-    header = ("data set", "organism", "licence", "cells in", "cells kept", "features in", "kept", "UMIs lost")
+    header = (
+        "data set",
+        "organism",
+        "licence",
+        "cells in",
+        "cells kept",
+        "modality",
+        "features in",
+        "kept",
+        "UMIs lost",
+    )
     rows = tuple(
         (
             name,
@@ -44,17 +55,18 @@ def _overview(names: Sequence[str], reports: Sequence[DatasetReport]) -> Table:
             report.licence,
             f"{report.cells_in:,}",
             f"{report.cells_out:,}",
-            f"{report.genes.genes_in:,}",
-            f"{report.genes.genes_out:,}",
-            f"{report.genes.umis_lost:.2%}",
+            part.modality,
+            f"{part.genes_in:,}",
+            f"{part.genes_out:,}",
+            f"{part.umis_lost:.2%}",
         )
         for name, report in zip(names, reports, strict=True)
+        for part in report.parts
     )
     return Table(header=header, rows=rows)
 
 
 def _section(name: str, report: DatasetReport) -> Section:
-    genes = report.genes
     provenance = Table(
         header=("provenance", ""),
         rows=(
@@ -63,22 +75,7 @@ def _section(name: str, report: DatasetReport) -> Section:
             ("licence", report.licence),
             ("raw counts in", report.counts),
             ("organism", report.organism),
-            ("gene table", genes.release),
-        ),
-    )
-    total = sum(genes.umis.values()) or 1.0
-    fates = Table(
-        header=("names were", "genes", "UMIs", "share of UMIs", "for instance"),
-        rows=tuple(
-            (
-                str(status).replace("_", " "),
-                f"{n:,}",
-                f"{genes.umis.get(status, 0.0):,.0f}",
-                f"{genes.umis.get(status, 0.0) / total:.2%}",
-                ", ".join(genes.examples.get(status, ())[:5]),
-            )
-            for status, n in genes.genes.items()
-            if n
+            *((f"release of {part.modality}", part.release) for part in report.parts if part.release),
         ),
     )
     cells = Table(
@@ -90,7 +87,38 @@ def _section(name: str, report: DatasetReport) -> Section:
             *((f"marked as duplicate of a cell in {owner}", f"{n:,}") for owner, n in report.marked.items()),
         ),
     )
-    text = [f"{genes.summed:,} columns were added to another column of the same gene."] if genes.summed else []
-    if genes.conflicts:
-        text.append(f"{genes.conflicts:,} columns have an id and a symbol of different genes; the id decided.")
-    return Section(title=name, text=tuple(text), tables=(provenance, fates, cells))
+    text = [line for part in report.parts for line in _remarks(part)]
+    text += [f"{n:,} cells are {which}." for which, n in report.unpaired.items()]
+    tables = (provenance, *(_fates(part) for part in report.parts), cells)
+    return Section(title=name, text=tuple(text), tables=tables)
+
+
+def _fates(part: GeneReport) -> Table:
+    """Return what became of the features of one modality."""
+    total = sum(part.umis.values()) or 1.0
+    rows = tuple(
+        (
+            str(status).replace("_", " "),
+            f"{n:,}",
+            f"{part.umis.get(status, 0.0):,.0f}",
+            f"{part.umis.get(status, 0.0) / total:.2%}",
+            ", ".join(part.examples.get(status, ())[:5]),
+        )
+        for status, n in part.genes.items()
+        if n
+    )
+    return Table(header=(f"{part.modality} names were", "features", "UMIs", "share of UMIs", "for instance"), rows=rows)
+
+
+def _remarks(part: GeneReport) -> list[str]:
+    found = []
+    if part.summed:
+        found.append(
+            f"{part.summed:,} columns ({part.modality}) with {part.umis_summed:,.0f} UMIs were added to another column "
+            "of the same feature."
+        )
+    if part.conflicts:
+        found.append(f"{part.conflicts:,} columns have an id and a symbol of different genes; the id decided.")
+    if part.binarised:
+        found.append("Counts of peaks above 1 are stored as 1.")
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from cellmill.atlas import Atlas, Snapshot
 from cellmill.config import Config
 from cellmill.ingestion.config import IngestConfig
-from cellmill.ingestion.dataset_report import DatasetReport, labels
+from cellmill.ingestion.dataset_report import DatasetReport, labels, parts
 from cellmill.ingestion.plots import cell_figure, gene_figure
 from cellmill.ingestion.report_page import write_report
 from cellmill.runs import Run
@@ -53,7 +53,9 @@ def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[Datase
         "snapshot": snapshot.version,
         "cells": snapshot.n_cells,
         "datasets": {name: _line(report) for name, report in named.items()},
-        "genes": {name: {str(key): n for key, n in report.genes.genes.items()} for name, report in named.items()},
+        "features": {
+            name: {str(key): n for key, n in part.genes.items()} for name, part in parts(list(reports)).items()
+        },
     }
     run.summary(summary)
     if reports:
@@ -73,9 +75,9 @@ def _line(report: DatasetReport) -> dict[str, str | int]:
         "cells in": report.cells_in,
         "cells kept": report.cells_out,
         "duplicates marked": sum(report.marked.values()),
-        "genes in": report.genes.genes_in,
-        "genes out": report.genes.genes_out,
-        "UMIs lost": f"{report.genes.umis_lost:.2%}",
+        **{f"{part.modality} features in": part.genes_in for part in report.parts},
+        **{f"{part.modality} features out": part.genes_out for part in report.parts},
+        **{f"{part.modality} UMIs lost": f"{part.umis_lost:.2%}" for part in report.parts},
     }
 
 

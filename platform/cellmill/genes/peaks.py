@@ -105,7 +105,7 @@ def map_peaks(
     found = read_intervals(names, assembly)
     codes = found.status.copy()
     target = np.full(len(names), -1, np.int32)
-    organism = organism_of(assembly)
+    release: str = assembly
     good = np.flatnonzero(codes == CODE[Status.MATCHED])
     features: list[Feature] = []
     place: dict[tuple[str, int, int] | int, int] = {}
@@ -116,7 +116,6 @@ def map_peaks(
                 place[key] = len(features)
                 features.append(_feature(assembly, *key))
             target[i] = place[key]
-        release = assembly
     else:
         best, n = nearest_regions(
             [found.chromosomes[i] for i in good], found.starts[good], found.ends[good], regions, settings.min_overlap
@@ -133,7 +132,7 @@ def map_peaks(
             codes[i] = CODE[Status.SPLIT if hits > 1 else Status.MATCHED]
         release = f"{assembly}, {len(regions):,} regions"
     return GeneMapping(
-        organism=organism,
+        organism=organism_of(assembly),
         release=release,
         names=tuple(names),
         features=tuple(features),

@@ -70,6 +70,7 @@ class GeneReport(Config):
             No gene is known, or the share of genes or of UMIs lost is above the limit in `config`; or a peak lies
             beyond the end of its chromosome.
         """
+        limits: tuple[tuple[str, str], ...]
         if isinstance(config, GeneConfig):
             noun, limits = "genes", (("UMIs", "max_umis_lost"), ("genes", "max_genes_lost"))
         elif isinstance(config, PeakConfig):

@@ -35,8 +35,12 @@ _ISO = re.compile(r"^\d{4}-(\d{2})-(\d{2})(?:[T ]00:00:00)?$")
 # The stems of symbols that a spreadsheet reads as a month and a day.
 _STEMS = {"Mar": ("MARCH", "MARC", "MAR"), "Sep": ("SEPT", "SEP"), "Dec": ("DEC",)}
 _SPIKE_IN = re.compile(r"^ERCC[-_]?\d{5}$", re.IGNORECASE)
+# Names of whole viruses, as they are added to a reference, and of their genes with the virus before.
 _VIRAL = re.compile(
-    r"^(?:SARS[-_]?CoV|SCoV2|NC_045512|MN908947|HIV[-_]?1|EBV|HCMV|CMV|KSHV|HSV[-_]?[12]|HBV|HCV|HPV\d*|AAV\d*)[-_.]",
+    r"^(?:(?:SARS[-_]?CoV(?:[-_]?2)?|(?:2019[-_])?nCoV(?:[-_]2019)?|SCoV2|COVID[-_]?19|HCoV[-_]?\w+|MERS[-_]?CoV)(?:$|[-_.])"
+    r"|(?:NC_045512|MN908947|HIV[-_]?[12]|EBV|HCMV|KSHV|HHV[-_]?\d\w?|HSV[-_]?[12]|VZV|HBV|HCV|HDV|HPV\d*|HTLV[-_]?\d|"
+    r"ZIKV|DENV\d?|RSV|IAV|IBV|AAV\d*)(?:$|[-_.])"
+    r"|CMV[-_.])",
     re.IGNORECASE,
 )
 _ORF = re.compile(r"^C(?:\d+|X|Y)ORF\d", re.IGNORECASE)

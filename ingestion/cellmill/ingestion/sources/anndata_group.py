@@ -16,6 +16,7 @@ from cellmill.ingestion.sources.base import NAMED_COUNTS
 from cellmill.ingestion.sources.matrix import H5Matrix
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
+from cellmill.ingestion.sources.obsm import PREFIX, TableMatrix, names_of_columns
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.table import Table
 from cellmill.ingestion.sources.tree import Tree
@@ -46,7 +47,7 @@ class AnnDataGroupSource:
         self._place, self._tree = place, tree
         self._tables: dict[str, Table] = {}
         self._vars: dict[str, pd.DataFrame] = {}
-        self._matrices: dict[str, H5Matrix] = {}
+        self._matrices: dict[str, H5Matrix | TableMatrix] = {}
         if self.n_cells == 0:
             raise SourceError("There are no cells.", where=self.url)
 
@@ -77,6 +78,8 @@ class AnnDataGroupSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
+        if place.startswith(PREFIX):
+            return self._names_of(place)
         key = self._var_key(place)
         if key not in self._vars:
             self._vars[key] = with_modality(self._table(key).frame())
@@ -118,18 +121,38 @@ class AnnDataGroupSource:
         named = [name for name in self._tree.names("uns") if name.endswith(_CATEGORIES)]
         return {name.removesuffix(_CATEGORIES): self._tree[f"uns/{name}"] for name in named}
 
-    def _matrix(self, place: str) -> H5Matrix:
+    def _names_of(self, place: str) -> pd.DataFrame:
+        """Return the features of a table of ``obsm``."""
+        if place not in self._vars:
+            matrix = self._matrix(place)
+            if isinstance(matrix, TableMatrix):
+                self._vars[place] = pd.DataFrame(index=pd.Index(self._table(place).columns, dtype=object))
+            else:
+                lists = (
+                    {name: self._tree[f"uns/{name}"] for name in self._tree.names("uns")} if "uns" in self._tree else {}
+                )
+                of_columns = {n: one for n, one in lists.items() if getattr(one, "shape", ()) == matrix.shape[1:]}
+                self._vars[place] = names_of_columns(matrix.shape[1], {n: one[:] for n, one in of_columns.items()})
+        return self._vars[place]
+
+    def _matrix(self, place: str) -> H5Matrix | TableMatrix:
         if place not in self._matrices:
             key = self._key(place)
             if key not in self._tree:
                 raise SourceError(
                     f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
                 )
-            matrix = H5Matrix(self._tree[key], f"{self.url}: {place}", check=self._tree.check_whole)
+            matrix = self._open(place, key)
             if matrix.shape[0] != self.n_cells:
                 raise SourceError(f"{place} has {matrix.shape[0]:,} rows, obs has {self.n_cells:,}.", where=self.url)
-            features = self._table(self._var_key(place)).n_rows
+            features = matrix.shape[1] if place.startswith(PREFIX) else self._table(self._var_key(place)).n_rows
             if matrix.shape[1] != features:
                 raise SourceError(f"{place} has {matrix.shape[1]:,} columns, var has {features:,}.", where=self.url)
             self._matrices[place] = matrix
         return self._matrices[place]
+
+    def _open(self, place: str, key: str) -> H5Matrix | TableMatrix:
+        item, where = self._tree[key], f"{self.url}: {place}"
+        if place.startswith(PREFIX) and item.attrs.get("encoding-type") == "dataframe":
+            return TableMatrix(self._table(key), where)
+        return H5Matrix(item, where, check=self._tree.check_whole)

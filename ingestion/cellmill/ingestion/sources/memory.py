@@ -18,6 +18,7 @@ from cellmill.ingestion.sources.base import NAMED_COUNTS
 from cellmill.ingestion.sources.matrix import native
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
+from cellmill.ingestion.sources.obsm import PREFIX, names_of_columns
 
 
 class AnnDataSource:
@@ -78,6 +79,11 @@ class AnnDataSource:
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
+        if place.startswith(PREFIX):
+            table = self._table(place)
+            if isinstance(table, pd.DataFrame):
+                return pd.DataFrame(index=table.columns.astype(str))
+            return names_of_columns(table.shape[1], dict(self._adata.uns))
         return with_modality(self._adata.raw.var if place == "raw.X" else self._adata.var)
 
     def default_names(self, place: str) -> tuple[str, str | None]:
@@ -103,12 +109,23 @@ class AnnDataSource:
             return self._adata.X
         if place == "raw.X" and self._adata.raw is not None:
             return self._adata.raw.X
+        if place.startswith(PREFIX):
+            table = self._table(place)
+            return table.to_numpy() if isinstance(table, pd.DataFrame) else table
         name = place.removeprefix("layers/")
         if name not in self._adata.layers:
             raise SourceError(
                 f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
             )
         return self._adata.layers[name]
+
+    def _table(self, place: str) -> Any:
+        name = place.removeprefix(PREFIX)
+        if name not in self._adata.obsm:
+            raise SourceError(
+                f"There is no {place!r}.", where=self.url, fix=f"obsm has: {', '.join(self._adata.obsm) or 'nothing'}."
+            )
+        return self._adata.obsm[name]
 
     def _digest(self) -> str:
         digest = hashlib.sha256()

@@ -27,6 +27,7 @@ SYMBOL_COLUMNS = (
     "symbols",
     "hgnc_symbol",
     "Gene",
+    "feature",
 )
 _SAMPLE = 1000
 
@@ -41,7 +42,8 @@ def names_in(var: pd.DataFrame) -> tuple[str, str | None]:
     if not _numbers_rows(var.index):
         if ids is not None and _ensembl(var[ids]) > 0.5 > _ensembl(var.index.to_series()):
             return ids, INDEX
-        return INDEX, None
+        # Ids that have been retired are followed by their symbols.
+        return INDEX, symbols if _ensembl(var.index.to_series()) > 0.5 else None
     if ids is not None:
         return ids, symbols
     return (symbols, None) if symbols is not None else (INDEX, None)
