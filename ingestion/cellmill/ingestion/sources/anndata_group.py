@@ -128,12 +128,18 @@ class AnnDataGroupSource:
             if isinstance(matrix, TableMatrix):
                 self._vars[place] = pd.DataFrame(index=pd.Index(self._table(place).columns, dtype=object))
             else:
-                lists = (
-                    {name: self._tree[f"uns/{name}"] for name in self._tree.names("uns")} if "uns" in self._tree else {}
-                )
-                of_columns = {n: one for n, one in lists.items() if getattr(one, "shape", ()) == matrix.shape[1:]}
-                self._vars[place] = names_of_columns(matrix.shape[1], {n: one[:] for n, one in of_columns.items()})
+                self._vars[place] = names_of_columns(matrix.shape[1], self._lists(matrix.shape[1]))
         return self._vars[place]
+
+    def _lists(self, n: int) -> dict[str, Any]:
+        """Return the lists of `n` in ``uns``."""
+        found = {}
+        for name in self._tree.names("uns") if "uns" in self._tree else ():
+            item = self._tree[f"uns/{name}"]
+            if getattr(item, "shape", None) == (n,):
+                self._tree.check(item, f"{self.url}: uns/{name}")
+                found[name] = item[:]
+        return found
 
     def _matrix(self, place: str) -> H5Matrix | TableMatrix:
         if place not in self._matrices:
