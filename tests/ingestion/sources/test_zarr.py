@@ -45,7 +45,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def write_zarr(adata: Any, path: Path, version: int, **settings: Any) -> Path:
+def write_zarr(adata: Any, path: Path, version: Any, **settings: Any) -> Path:
     group = zarr.open_group(path, mode="w", zarr_format=version)
     ad.io.write_elem(group, "/", adata, dataset_kwargs=settings)
     return path

@@ -53,7 +53,7 @@ def fetch(remote: RemoteFile, facts: Facts) -> Path:
             where=str(root),
             fix="Set CELLMILL_CACHE to a folder that can be written.",
         ) from error
-    key = hashlib.sha256(f"{remote.url}\0{facts.tag}\0{facts.size}".encode()).hexdigest()
+    key = _key(remote, facts)
     with _locked(root / "locks" / key):
         found = _known(root, key) if facts.tag else None
         if found is None:
@@ -78,9 +78,18 @@ def cache_limit() -> float:
         raise ConfigError(f"{text!r} is no number.", where="CELLMILL_CACHE_GB", fix="Give gigabytes.") from None
 
 
+def cached(remote: RemoteFile, facts: Facts) -> Path | None:
+    """Return the path of a remote file in the cache, None if it is not there or may have changed."""
+    return _known(cache_folder() / "sources", _key(remote, facts)) if facts.tag else None
+
+
 def forget(path: Path) -> None:
     """Give up a file whose content is not what its name says."""
     path.unlink(missing_ok=True)
+
+
+def _key(remote: RemoteFile, facts: Facts) -> str:
+    return hashlib.sha256(f"{remote.url}\0{facts.tag}\0{facts.size}".encode()).hexdigest()
 
 
 def _known(root: Path, key: str) -> Path | None:

@@ -71,7 +71,12 @@ def hdf5_names(place: Place) -> frozenset[str]:
     SourceError
         It begins like HDF5 but cannot be opened.
     """
-    if not is_hdf5(place):
-        return frozenset()
+    if "hdf5" not in place.memo:
+        place.memo["hdf5"] = frozenset(_names(place)) if is_hdf5(place) else frozenset()
+    names: frozenset[str] = place.memo["hdf5"]
+    return names
+
+
+def _names(place: Place) -> list[str]:
     with open_hdf5(place) as file:
-        return frozenset(file)
+        return list(file)

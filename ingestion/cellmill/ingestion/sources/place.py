@@ -12,11 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.datasets.fetching import sha256_of
-from cellmill.ingestion.sources.cache import fetch, forget
+from cellmill.ingestion.sources.cache import cached, fetch, forget
 from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file, short
 from cellmill.storage import Storage
 
 _OPAQUE = ("census:", "tiledb:")
+_HEAD = 4096
 ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
 
 
@@ -31,6 +32,8 @@ class Place:
         The same without passwords and signatures, as recorded in the lineage and named in messages.
     name
         Last part of the path.
+    memo
+        What formats have found out about it, so that one that looks after another need not look again.
 
     Parameters
     ----------
@@ -52,6 +55,7 @@ class Place:
             self.location = storage.url
             self._path = storage.local_path() if storage.is_local else None
         self.url = bare(self.location)
+        self.memo: dict[str, Any] = {}
         self.name = unquote(urlsplit(self.url).path).rstrip("/").rpartition("/")[2] or self.url
 
     def __repr__(self) -> str:
@@ -108,8 +112,8 @@ class Place:
 
     def head(self, n: int = 512) -> bytes:
         """Return the first bytes of a file."""
-        if self._path is None and self._known.size is not None and self._known.size > 0:
-            return next(self._remote.blocks(0, self._known))[1][:n]
+        if self._path is None and n <= _HEAD and cached(self._remote, self._known) is None:
+            return self._first[:n]
         with self.local_path().open("rb") as file:
             return file.read(n)
 
@@ -235,6 +239,15 @@ class Place:
     @cached_property
     def _fetched(self) -> Path:
         return fetch(self._remote, self._known)
+
+    @cached_property
+    def _first(self) -> bytes:
+        try:
+            return next(self._remote.blocks(0, self._known), (0, b""))[1][:_HEAD]
+        except OSError:
+            # Fetching tries again.
+            with self._fetched.open("rb") as file:
+                return file.read(_HEAD)
 
     @cached_property
     def _listing(self) -> list[tuple[str, int, str]]:

@@ -15,6 +15,7 @@ from cellmill.errors import DownloadError, SourceError
 from cellmill.storage import Storage
 
 _BLOCK = 1 << 24
+_WEB_BLOCK = 1 << 20
 _CONNECT_S, _READ_S = 15, 60
 _PLAIN = {"Accept-Encoding": "identity"}
 
@@ -126,7 +127,7 @@ class HttpFile:
                 position = start if answer.status_code == 206 else 0
                 if position == 0 and _facts(answer) != facts:
                     raise changed(self.url)
-                for block in answer.iter_content(1 << 20):
+                for block in answer.iter_content(_WEB_BLOCK):
                     yield position, block
                     position += len(block)
         except requests.RequestException as error:

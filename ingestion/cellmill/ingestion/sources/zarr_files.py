@@ -72,6 +72,13 @@ def zarr_files(place: Place) -> ZarrFiles:
     SourceError
         It is not there, an archive would grow too much, or a web server's group has no consolidated metadata.
     """
+    if "zarr" not in place.memo:
+        place.memo["zarr"] = _files(place)
+    found: ZarrFiles = place.memo["zarr"]
+    return found
+
+
+def _files(place: Place) -> ZarrFiles:
     if not place.is_dir:
         return _zipped(place)
     store = place.zarr_store()

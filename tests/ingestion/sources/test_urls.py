@@ -1,0 +1,331 @@
+"""Sources behind URLs: fetched once, resumed, checked, and the same as on disk."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anndata as ad
+import pytest
+import requests
+
+from cellmill.errors import CellmillError, ConfigError, DownloadError, SourceError
+from cellmill.ingestion import IngestConfig, SourceConfig, ingest
+from cellmill.ingestion.pipeline import expand, plan
+from cellmill.ingestion.sources import Place
+from cellmill.ingestion.sources.finding import find_places
+from cellmill.ingestion.sources.remote import bare
+from cellmill.storage import Storage
+from tests.ingestion.cells import config, counts, make_adata, write
+from tests.ingestion.test_object_store import bucket  # noqa: F401 - a fixture
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the files of a folder; `faults` of a path are used up one a request."""
+
+    root: ClassVar[Path]
+    faults: ClassVar[dict[str, list[str]]] = {}
+    asked: ClassVar[list[tuple[str, str, str]]] = []
+    tagged: ClassVar[bool] = True
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        wanted = self.headers.get("Range", "")
+        self.asked.append((self.command, path, wanted))
+        file = self.root / path.lstrip("/")
+        if not file.is_file():
+            self.send_error(404)
+            return
+        fault = self.faults[path].pop(0) if body and self.faults.get(path) else ""
+        if fault == "503":
+            self.send_error(503)
+            return
+        data = file.read_bytes()
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        kind = "text/html" if path.endswith(".html") else "application/octet-stream"
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data) - start))
+        if self.tagged:
+            self.send_header("ETag", f'"{hash(data):x}"')
+        self.end_headers()
+        if body:
+            part = data[start:]
+            self.wfile.write(part[: len(part) // 2] if fault == "cut" else part)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        return
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("cellmill.ingestion.sources.cache.time.sleep", lambda _: None)
+    monkeypatch.setattr("cellmill.ingestion.sources.remote._WEB_BLOCK", 4096)
+    Handler.root, Handler.faults, Handler.asked, Handler.tagged = tmp_path / "www", {}, [], True
+    Handler.root.mkdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def fetched(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache/sources/files").iterdir())
+
+
+def gets(path: str) -> list[str]:
+    return [wanted for command, asked, wanted in Handler.asked if command == "GET" and asked == path]
+
+
+def remote_config(atlas: Path, *urls: str, **settings: Any) -> IngestConfig:
+    sources = tuple(SourceConfig(path=url, organism="human", **settings) for url in urls)
+    return IngestConfig(atlas=str(atlas), sources=sources, backend="local")
+
+
+def test_a_file_on_a_web_server_is_fetched_once_and_equals_the_local_one(tmp_path: Path, web: str) -> None:
+    path = write(make_adata(), Handler.root / "a.h5ad")
+    ingest(config(tmp_path / "here", path))
+    settings = remote_config(tmp_path / "there", f"{web}/a.h5ad")
+    result = ingest(settings)
+    assert counts(tmp_path / "there").equals(counts(tmp_path / "here"))
+    assert result.reports[0].url == f"{web}/a.h5ad"
+    assert not ingest(settings).changed
+    # Once to see what it is, once to have it.
+    assert len(gets("/a.h5ad")) == 2
+    assert [p.name for p in fetched(tmp_path)] == [Place(path).sha256]
+    path.write_bytes(write(make_adata(seed=5), tmp_path / "b.h5ad").read_bytes())
+    assert ingest(settings).changed
+    assert len(gets("/a.h5ad")) == 4
+
+
+def test_a_download_goes_on_where_it_was_cut(tmp_path: Path, web: str) -> None:
+    path = write(make_adata(400), Handler.root / "a.h5ad")
+    Handler.faults["/a.h5ad"] = ["cut", "503", "cut", ""]
+    place = Place(f"{web}/a.h5ad")
+    assert place.local_path().read_bytes() == path.read_bytes()
+    starts = [int(wanted.removeprefix("bytes=").rstrip("-") or 0) for wanted in gets("/a.h5ad")]
+    assert len(starts) == 4
+    assert starts[0] == 0 < starts[1] == starts[2] < starts[3]
+
+
+def test_a_server_that_never_sends_all_is_given_up_and_resumed_later(tmp_path: Path, web: str) -> None:
+    path = write(make_adata(400), Handler.root / "a.h5ad")
+    Handler.faults["/a.h5ad"] = ["cut"] * 20
+    with pytest.raises(DownloadError, match="failed 6 times") as caught:
+        Place(f"{web}/a.h5ad").local_path()
+    assert caught.value.where == f"{web}/a.h5ad"
+    Handler.faults = {}
+    assert Place(f"{web}/a.h5ad").local_path().read_bytes() == path.read_bytes()
+    assert gets("/a.h5ad")[-1] != ""
+
+
+def test_a_server_without_tags_is_asked_again_for_every_opening(tmp_path: Path, web: str) -> None:
+    Handler.tagged = False
+    path = write(make_adata(), Handler.root / "a.h5ad")
+    first = Place(f"{web}/a.h5ad")
+    assert first.stamp == f"sha256-{Place(path).sha256}"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert Place(f"{web}/a.h5ad").stamp not in ("", first.stamp)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "what"),
+    [
+        ("/none.h5ad", SourceError, "does not exist"),
+        ("/page.html", DownloadError, "did not send the file"),
+        ("/text.h5ad", SourceError, "it is text"),
+        ("/*.h5ad", ConfigError, "cannot list"),
+        ("/none.zarr", SourceError, "does not exist"),
+    ],
+)
+def test_what_is_no_file_is_refused(tmp_path: Path, web: str, path: str, kind: type[CellmillError], what: str) -> None:
+    (Handler.root / "page.html").write_text("<html>Log in</html>")
+    (Handler.root / "text.h5ad").write_text("gene,cell\n")
+    with pytest.raises(kind, match=what) as caught:
+        plan(remote_config(tmp_path / "atlas", f"{web}{path}"))
+    assert caught.value.where.startswith(web)
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not answer"):
+        plan(remote_config(tmp_path / "atlas", "http://127.0.0.1:9/a.h5ad"))
+
+
+def test_passwords_and_signatures_are_not_written_down(tmp_path: Path, web: str) -> None:
+    write(make_adata(), Handler.root / "a.h5ad")
+    signed = f"{web.replace('http://', 'http://user:secret@')}/a.h5ad?id=7&X-Amz-Signature=hidden&sig=hidden"
+    assert bare(signed) == f"{web}/a.h5ad?id=7"
+    result = ingest(remote_config(tmp_path / "atlas", signed, dataset="a"))
+    assert result.reports[0].url == f"{web}/a.h5ad?id=7"
+    written = [p for p in (tmp_path / "atlas").rglob("*") if p.is_file() and "runs" not in p.parts]
+    assert not [p for p in written if b"hidden" in p.read_bytes() or b"secret" in p.read_bytes()]
+
+
+def test_processes_that_want_one_file_fetch_it_once(tmp_path: Path, web: str) -> None:
+    write(make_adata(), Handler.root / "a.h5ad")
+    with ThreadPoolExecutor(6) as pool:
+        paths = list(pool.map(lambda _: Place(f"{web}/a.h5ad").local_path(), range(6)))
+    assert len(set(paths)) == 1
+    assert len(gets("/a.h5ad")) == 1
+
+
+def test_the_cache_is_bounded_and_gives_up_what_was_not_used_longest(
+    tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    for name in "abc":
+        sizes.append(write(make_adata(seed=ord(name)), Handler.root / f"{name}.h5ad").stat().st_size)
+    monkeypatch.setenv("CELLMILL_CACHE_GB", str((sizes[0] + sizes[1] + sizes[2] // 2) / 1e9))
+    first, second = (Place(f"{web}/{name}.h5ad").local_path() for name in "ab")
+    os.utime(second, (1, 1))
+    third = Place(f"{web}/c.h5ad").local_path()
+    assert fetched(tmp_path) == sorted([first, third])
+    assert Place(f"{web}/b.h5ad").local_path() == second
+    assert len(gets("/b.h5ad")) == 2
+    monkeypatch.setenv("CELLMILL_CACHE_GB", "much")
+    with pytest.raises(ConfigError, match="'much' is no number"):
+        Place(f"{web}/a.h5ad").local_path()
+
+
+def test_a_copy_that_was_damaged_is_found(tmp_path: Path, web: str) -> None:
+    write(make_adata(), Handler.root / "a.h5ad")
+    path = Place(f"{web}/a.h5ad").local_path()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(SourceError, match="copy in the cache is damaged"):
+        assert Place(f"{web}/a.h5ad").sha256
+    assert Place(f"{web}/a.h5ad").sha256 == Place(Handler.root / "a.h5ad").sha256
+
+
+def test_a_file_that_changes_while_it_is_fetched_is_refused(tmp_path: Path, web: str) -> None:
+    path = write(make_adata(), Handler.root / "a.h5ad")
+    place = Place(f"{web}/a.h5ad")
+    assert place.stamp
+    path.write_bytes(b"other")
+    with pytest.raises(DownloadError, match="changed while it was fetched"):
+        place.local_path()
+
+
+def write_zarr(path: Path, version: Any) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ad.settings.zarr_write_format = version
+        make_adata(60).write_zarr(path)
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_is_read_in_place(tmp_path: Path, web: str, bucket: str, version: int) -> None:  # noqa: F811
+    """From a folder, a web server and an object store, with one digest; nothing is put into the cache."""
+    folder = write_zarr(Handler.root / "a.zarr", version)
+    storage = Storage.open(f"{bucket}/cells/a.zarr")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            storage.put(file.relative_to(folder).as_posix(), file.read_bytes())
+    places = [str(folder), f"{web}/a.zarr", *([f"{bucket}/cells/a.zarr"] if version == 3 else [])]
+    found = []
+    for number, location in enumerate(places):
+        result = ingest(remote_config(tmp_path / f"atlas{number}", location, dataset="a"))
+        found.append((result.reports[0].sha256, counts(tmp_path / f"atlas{number}")))
+        assert result.reports[0].url == location
+    assert {digest for digest, _ in found} == {found[0][0]}
+    assert all(table.equals(found[0][1]) for _, table in found)
+    assert not (tmp_path / "cache/sources").exists()
+    chunk = next(name for name in storage.list() if name.startswith("X/data/") and name.endswith("0"))
+    storage.delete(chunk)
+    (folder / chunk).unlink()
+    for number, location in enumerate(places):
+        with pytest.raises(SourceError, match="some are missing"):
+            ingest(remote_config(tmp_path / f"atlas{number}", location, dataset="a"))
+
+
+def test_patterns_find_files_and_folders_of_an_object_store(tmp_path: Path, bucket: str) -> None:  # noqa: F811
+    storage = Storage.open(bucket)
+    data = write(make_adata(), tmp_path / "a.h5ad").read_bytes()
+    for key in ("x/a.h5ad", "x/b.h5ad", "y/a.h5ad", "x/c.zarr/zarr.json", "x/c.txt", "a.h5ad"):
+        storage.put(key, data)
+
+    def names(pattern: str) -> list[str]:
+        return [place.location.removeprefix(f"{bucket}/") for place in find_places(f"{bucket}/{pattern}")]
+
+    assert names("x/*.h5ad") == ["x/a.h5ad", "x/b.h5ad"]
+    assert names("*/a.h5ad") == ["x/a.h5ad", "y/a.h5ad"]
+    assert names("x/*.zarr") == ["x/c.zarr"]
+    assert names("*.h5ad") == ["a.h5ad"]
+    assert names("[xz]/[ab]*.h5ad") == ["x/a.h5ad", "x/b.h5ad"]
+    with pytest.raises(SourceError, match="No file has such a name"):
+        names("z/*.h5ad")
+
+
+def test_files_of_an_object_store_are_fetched_once(
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
+    storage = Storage.open(f"{bucket}/in")
+    for name, seed in (("a", 1), ("b", 2)):
+        storage.put(f"{name}.h5ad", write(make_adata(30, seed=seed), tmp_path / f"{name}.h5ad").read_bytes())
+    ingest(config(tmp_path / "here", tmp_path / "a.h5ad", tmp_path / "b.h5ad"))
+    settings = remote_config(tmp_path / "there", f"{bucket}/in/*.h5ad")
+    assert [(place.location, name) for place, name, _ in expand(settings)] == [
+        (f"{bucket}/in/a.h5ad", "a"),
+        (f"{bucket}/in/b.h5ad", "b"),
+    ]
+    ingest(settings)
+    assert counts(tmp_path / "there").equals(counts(tmp_path / "here"))
+    kept = {path: path.stat().st_ino for path in fetched(tmp_path)}
+    assert len(kept) == 2
+    assert not ingest(settings).changed
+    assert {path: path.stat().st_ino for path in fetched(tmp_path)} == kept
+    storage.put("a.h5ad", (tmp_path / "b.h5ad").read_bytes())
+    with pytest.raises(ConfigError, match="same content"):
+        ingest(settings)
+
+
+def test_an_object_that_changes_while_it_is_fetched_is_refused(
+    tmp_path: Path,
+    bucket: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
+    storage = Storage.open(bucket)
+    storage.put("a.bin", b"1" * 100)
+    place = Place(f"{bucket}/a.bin")
+    assert place.head(3) == b"111"
+    storage.put("a.bin", b"2" * 100)
+    with pytest.raises(DownloadError, match="changed while it was fetched"):
+        place.local_path()
+
+
+def test_a_wrong_bucket_and_wrong_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with pytest.raises(SourceError, match="does not exist"):
+        plan(remote_config(Path("/nowhere"), f"{bucket}/none.h5ad"))
+    assert requests.get(os.environ["AWS_ENDPOINT_URL"], timeout=5).ok
+
+
+def test_too_small_a_disk(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(make_adata(), Handler.root / "a.h5ad")
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("cellmill.ingestion.sources.cache.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(CellmillError, match="the disk"):
+        Place(f"{web}/a.h5ad").local_path()
