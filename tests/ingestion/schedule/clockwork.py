@@ -35,8 +35,8 @@ class FakeClock:
 def schedule(atlas: Path | str, *paths: Path | str, **settings: Any) -> ScheduleConfig:
     sources = [{"path": str(path), "organism": "human", "licence": "CC0"} for path in paths]
     ingest = {"atlas": str(atlas), "sources": sources, "backend": "local", **settings.pop("ingest", {})}
-    data = {"name": "nightly", "cron": "0 2 * * *", "ingest": ingest, "status": {"port": None}, **settings}
-    return parse_config(ScheduleConfig, data, where="test")
+    data = {"name": "nightly", "cron": "0 2 * * *", "ingest": ingest, "status": {"port": None}, "settle_s": 0}
+    return parse_config(ScheduleConfig, data | settings, where="test")
 
 
 def scheduler(config: ScheduleConfig, clock: FakeClock) -> Scheduler:

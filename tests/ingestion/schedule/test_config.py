@@ -21,6 +21,7 @@ RIGHT: dict[str, Any] = {
     "name": "nightly",
     "cron": "0 2 * * *",
     "timezone": "Europe/Berlin",
+    "settle_s": 0,
     "ingest": {"atlas": "atlas", "sources": [{"path": "data/*.h5ad"}]},
 }
 

@@ -102,14 +102,14 @@ def undisturbed(world: World, before: Path, run: Run) -> tuple[int, list[tuple[s
 @pytest.mark.parametrize(
     ("point", "passing"),
     [
-        ("after the lock", 1),
-        ("after a state is written", 1),
         ("shards written, before the commit", 1),
         ("after a commit", 1),
         ("before a state is written", 2),
         ("after a commit", 3),
-        ("before the hook", 1),
         ("after the hook", 1),
+        pytest.param("after the lock", 1, marks=pytest.mark.soak),
+        pytest.param("after a state is written", 1, marks=pytest.mark.soak),
+        pytest.param("before the hook", 1, marks=pytest.mark.soak),
         pytest.param("after looking", 1, marks=pytest.mark.soak),
         pytest.param("before a state is written", 1, marks=pytest.mark.soak),
         pytest.param("shards written, before the commit", 2, marks=pytest.mark.soak),

@@ -146,7 +146,8 @@ def test_other_settings_touch_a_source_again(tmp_path: Path) -> None:
     # What does not change the result does not count.
     assert (
         scheduler(
-            schedule(atlas, path, ingest={**stricter.ingest.model_dump(include={"quality"}), "chunk_mb": 5}), clock
+            schedule(atlas, path, ingest={**stricter.ingest.model_dump(include={"quality"}), "task_memory_mb": 512}),
+            clock,
         )
         .once()
         .unchanged
@@ -278,3 +279,22 @@ def test_a_dry_run_says_what_a_tick_would_do_and_writes_nothing(tmp_path: Path) 
         "1": "vanished",
     }
     assert sorted(path for path in atlas.rglob("*")) == before
+
+
+def test_what_is_still_being_written_is_left_to_a_later_tick(tmp_path: Path, opened: list[str]) -> None:
+    done = write(make_adata(10, seed=1), tmp_path / "done.h5ad")
+    growing = write(make_adata(10, seed=2), tmp_path / "growing.h5ad")
+    config = schedule(tmp_path / "atlas", done, growing, settle_s=20)
+
+    class Writing(FakeClock):
+        def sleep_until(self, moment: Any) -> None:
+            with growing.open("ab") as file:
+                file.write(b"more")
+            super().sleep_until(moment)
+
+    clock = Writing()
+    report = scheduler(config, clock).once()
+    assert (names(report, "landed"), names(report, "settling"), opened) == ({"done"}, {"growing"}, ["done"])
+    assert report.retry is not None
+    assert (clock.slept[0] - report.started).total_seconds() == 20
+    assert names(scheduler(config, FakeClock()).once(), "landed") == {"growing"}

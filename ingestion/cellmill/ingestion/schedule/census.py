@@ -1,8 +1,10 @@
-"""Versions of the CELLxGENE Census: names such as ``latest-lts`` become places of SOMA experiments."""
+"""Which release of the CELLxGENE Census a line that follows them means today."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,68 +14,57 @@ import requests
 from cellmill.errors import ConfigError, DownloadError, SourceError
 
 PREFIX = "census:"
-ORGANISMS = {"human": "homo_sapiens", "mouse": "mus_musculus"}
 _TIMEOUT_S = (15, 60)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _ALIASES = {"latest-lts": "stable"}
 """Our names for what the directory of releases calls otherwise."""
 
 
-def resolve(path: str, organism: str, releases: dict[str, Any]) -> tuple[str, str]:
-    """Return which release a path names, and where its experiment is.
+def resolve(path: str, organism: str, releases: Callable[[], Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the date of the release that a path means, and the path with that date.
 
     Parameters
     ----------
     path
-        ``census:VERSION`` or ``census:VERSION/EXPERIMENT``. The version is a date of release, ``latest-lts`` (the
-        newest release that is kept for years) or ``latest`` (the newest weekly one). The experiment is ``homo_sapiens``
-        or ``mus_musculus``.
+        ``census:VERSION`` or ``census:VERSION/ORGANISM``. The version is a date, ``latest-lts`` (the newest release
+        that is kept for years) or ``latest`` (the newest weekly one).
     organism
-        Decides the experiment where the path does not name one.
+        Stands in where the path does not name one; ``auto`` leaves it to the format.
     releases
-        The directory of releases: what each version is, and aliases.
-
-    Returns
-    -------
-    tuple
-        Date of the release, and the URI of the experiment.
+        Gives the directory of releases; asked only for versions that are no dates.
 
     Raises
     ------
     ConfigError
-        The path names no release, or no experiment.
+        There is no such version.
     SourceError
-        The release was retracted, or the directory is not what it is expected to be.
+        The release was retracted.
     """
-    version, _, experiment = path.removeprefix(PREFIX).partition("/")
-    experiment = experiment or ORGANISMS.get(organism, "")
-    if not experiment:
-        raise ConfigError(
-            "The Census has an experiment for each organism.",
-            where=path,
-            fix=f"Set `organism`, or write {PREFIX}{version}/homo_sapiens.",
-        )
+    version, _, wanted = path.removeprefix(PREFIX).partition("/")
+    wanted = wanted or (organism if organism != "auto" else "")
+    date = version if _DATE.fullmatch(version) else _date(path, version, releases())
+    return date, f"{PREFIX}{date}/{wanted}" if wanted else f"{PREFIX}{date}"
+
+
+def _date(path: str, version: str, releases: Mapping[str, Any]) -> str:
     name, seen = _ALIASES.get(version, version), set[str]()
     while isinstance(releases.get(name), str) and name not in seen:
         seen.add(name)
         name = releases[name]
     release = releases.get(name)
-    if not isinstance(release, dict):
-        dated = sorted(key for key, value in releases.items() if isinstance(value, dict))
+    if not isinstance(release, dict) or not _DATE.fullmatch(str(release.get("release_build", ""))):
+        dated = sorted(key for key in releases if _DATE.fullmatch(key))
         raise ConfigError(
             f"The Census has no version {version!r}.", where=path, fix=f"There are: latest-lts, {', '.join(dated)}."
         )
     if retraction := release.get("retraction"):
-        instead = retraction.get("replaced_by")
+        reason = retraction.get("reason", "no reason is given")
         raise SourceError(
-            f"The Census version {version} was retracted: {retraction.get('reason', 'no reason is given')}",
+            f"The newest Census of the kind {version!r} was retracted: {reason}",
             where=path,
-            fix=f"Use {PREFIX}{instead}." if instead else "Use census:latest-lts.",
+            fix="Name another release by its date.",
         )
-    try:
-        date, uri = str(release["release_build"]), str(release["soma"]["uri"])
-    except (KeyError, TypeError) as error:
-        raise SourceError(f"The directory of Census releases has no {error} for {name}.", where=path) from error
-    return date, f"{uri.rstrip('/')}/census_data/{experiment}"
+    return str(release["release_build"])
 
 
 def read_releases(directory: str) -> dict[str, Any]:
@@ -99,7 +90,7 @@ def read_releases(directory: str) -> dict[str, Any]:
             raise DownloadError(
                 f"The directory of Census releases cannot be fetched: {error}.",
                 where=directory,
-                fix="Name the release's experiment by its s3:// URL, or set `census_directory` to a file.",
+                fix="Name the release by its date, which needs no directory, or set `census_directory` to a file.",
             ) from error
         text = answer.text
     else:

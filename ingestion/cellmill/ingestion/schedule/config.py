@@ -118,6 +118,9 @@ class ScheduleConfig(Config):
         In which the expression is read.
     vanished
         What happens to sources that are there no more.
+    settle_s
+        Seconds after which a source that is new or has changed is looked at once more; if it has changed again somebody
+        is still writing it, and it is left to a later tick.
     withdrawn
         What happens to a source that was ingested but is not in the newest snapshot, since somebody rolled the atlas
         back or removed it: ``report`` leaves it out until it changes, ``land`` ingests it again.
@@ -141,6 +144,7 @@ class ScheduleConfig(Config):
     cron: str
     timezone: str = "UTC"
     vanished: VanishedConfig = VanishedConfig()
+    settle_s: float = Field(default=10, ge=0)
     withdrawn: Literal["report", "land"] = "report"
     retries: RetryConfig = RetryConfig()
     lock_s: float = Field(default=120, ge=10)

@@ -79,28 +79,29 @@ class Scheduler:
             where = f"; status on {url}" if url else ""
             now = self._clock.now()
             wake = now if self._is_behind() else next_time(cron, zone, now)
-            self._log("started", f"{self._config.name}: next tick {wake.astimezone(zone):%Y-%m-%d %H:%M %Z}{where}")
-            while True:
-                self._wait(wake)
-                report = self._attempt(wake)
-                on_tick(report)
-                now = self._clock.now()
-                for missed in times_between(cron, zone, wake, now):
-                    on_tick(self._skip(missed, f"the tick of {wake.astimezone(zone):%H:%M} was still running"))
-                due = next_time(cron, zone, now)
-                wake = min(due, max(report.retry, now)) if report.retry else due
+            try:
+                self._log("started", f"{self._config.name}: next tick {wake.astimezone(zone):%Y-%m-%d %H:%M %Z}{where}")
+                while True:
+                    self._its.board.remember_next(wake, self._clock.now())
+                    self._clock.sleep_until(wake)
+                    report = self._attempt(wake)
+                    on_tick(report)
+                    now = self._clock.now()
+                    for missed in times_between(cron, zone, wake, now):
+                        on_tick(self._skip(missed, f"the tick of {wake.astimezone(zone):%H:%M} was still running"))
+                    due = next_time(cron, zone, now)
+                    wake = min(due, max(report.retry, now)) if report.retry else due
+            except (KeyboardInterrupt, SystemExit):
+                self._say_stopped()
+                raise
 
-    def _wait(self, wake: datetime) -> None:
-        board = self._its.board
-        board.remember_next(wake, self._clock.now())
-        try:
-            self._clock.sleep_until(wake)
-        except (KeyboardInterrupt, SystemExit):
-            self._log("stopped", "stopped by a signal, between two ticks")
-            holder = find_holder(self._its.storage, self._its.lock_name)
-            if holder is None or holder.released:  # what another process does now is not ours to overwrite
-                board.update(self._clock.now(), state="stopped", next=None)
-            raise
+    def _say_stopped(self) -> None:
+        if self.board.status.state == "stopped":
+            return  # the tick that was stopped has said so
+        self._log("stopped", "stopped by a signal, between two ticks")
+        holder = find_holder(self._its.storage, self._its.lock_name)
+        if holder is None or holder.released:  # what another process does now is not ours to overwrite
+            self.board.update(self._clock.now(), state="stopped", next=None)
 
     def _attempt(self, due: datetime) -> TickReport:
         """Run a tick, unless another process holds the lock; whatever happens, it is reported."""

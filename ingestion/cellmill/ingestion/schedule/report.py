@@ -50,6 +50,8 @@ class TickReport(Config):
         Sources that were ingested, and sources that were not.
     vanished, removed, withdrawn
         Sources that are there no more; those of them that were taken out; sources that somebody else took out.
+    settling
+        Sources that somebody is still writing.
     unchanged, waiting
         How many sources were left alone, and how many that failed a short while ago were.
     hook
@@ -69,6 +71,7 @@ class TickReport(Config):
     vanished: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
+    settling: tuple[str, ...] = ()
     unchanged: int = 0
     waiting: int = 0
     hook: HookResult | None = None
@@ -89,6 +92,7 @@ class TickReport(Config):
             "vanished": len(self.vanished),
             "removed": len(self.removed),
             "withdrawn": len(self.withdrawn),
+            "being written": len(self.settling),
             "waiting": self.waiting,
             "unchanged": self.unchanged,
         }

@@ -19,7 +19,7 @@ from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import bare, is_web
 
 _THREADS = 16
-_NOT_OF_THE_RESULT = {"atlas", "sources", "output", "backend", "cluster", "chunk_mb", "require_licence"}
+_NOT_OF_THE_RESULT = {"atlas", "sources", "output", "backend", "cluster", "task_memory_mb", "require_licence"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Found:
         Digest of all that the configuration says about the result.
     error
         Why it could not be looked at.
+    place
+        Where to look again; None for what never changes.
     """
 
     key: str
@@ -51,6 +53,14 @@ class Found:
     stamp: str
     settings: str
     error: CellmillError | None = None
+    place: Place | None = None
+
+    def is_still(self) -> bool:
+        """Return whether the source is as it was when it was found: nobody is writing it."""
+        try:
+            return self.place is None or Place(self.place.location).stamp == self.stamp
+        except CellmillError:
+            return False
 
 
 @dataclass
@@ -94,7 +104,7 @@ def survey(config: IngestConfig, releases: Callable[[], Mapping[str, Any]]) -> S
         pattern = bare(line.path)
         try:
             if line.path.startswith(census.PREFIX):
-                _add(seen, _release(line, config, releases()))
+                _add(seen, _release(line, config, releases))
             else:
                 waiting += [(place, pattern, line) for place in find_places(line.path)]
         except CellmillError as error:
@@ -131,14 +141,14 @@ def _look(place: Place, pattern: str, line: SourceConfig, config: IngestConfig) 
     except CellmillError as caught:
         error = caught
     source = line.model_copy(update={"path": path})
-    return Found(place.url, place.url, pattern, source, stamp, settings_digest(config, line), error)
+    return Found(place.url, place.url, pattern, source, stamp, settings_digest(config, line), error, place)
 
 
-def _release(line: SourceConfig, config: IngestConfig, releases: Mapping[str, Any]) -> Found:
-    date, uri = census.resolve(line.path, line.organism, dict(releases))
-    source = line.model_copy(update={"path": uri})
+def _release(line: SourceConfig, config: IngestConfig, releases: Callable[[], Mapping[str, Any]]) -> Found:
+    date, path = census.resolve(line.path, line.organism, releases)
+    source = line.model_copy(update={"path": path})
     # A release never changes, so its date is its fingerprint; the key stays when the newest release is another one.
-    return Found(line.path, uri, line.path, source, f"census-{date}", settings_digest(config, line))
+    return Found(line.path, path, line.path, source, f"census-{date}", settings_digest(config, line))
 
 
 def _add(seen: Survey, found: Found) -> None:

@@ -52,7 +52,7 @@ class Tick:
         self._show("looking at the sources")
         self._decisions, snapshot = self._its.look(self._state)
         by_kind = {kind: [one for one in self._decisions if one.kind == kind] for kind in (*DUE, "waiting", "vanished")}
-        due = [one for one in self._decisions if one.kind in DUE]
+        due = self._settled([one for one in self._decisions if one.kind in DUE])
         gone = [one.key for one in by_kind["vanished"]]
         self._tell(
             snapshot=snapshot,
@@ -92,6 +92,22 @@ class Tick:
         lines = source_lines(self._state, self._decisions)
         status = self._its.board.status.with_tick(self.report)
         self._its.board.update(self._clock.now(), sources=lines, history=status.history, doing="", **changes)
+
+    def _settled(self, due: list[Decision]) -> list[Decision]:
+        """Leave out what changes while one looks."""
+        if not due or not self._config.settle_s:
+            return due
+        self._show(f"waiting {self._config.settle_s:g} s for {len(due)} sources to settle")
+        self._clock.sleep_until(self._clock.now() + timedelta(seconds=self._config.settle_s))
+        still = [one for one in due if one.found is not None and one.found.is_still()]
+        settling = tuple(one.key for one in due if one not in still)
+        if settling:
+            self._tell(settling=settling)
+            self._retries.append((1, self._after(1)))
+            self._log(
+                "settling", f"{len(settling)} sources are still being written, first {settling[0]}", sources=settling
+            )
+        return still
 
     def _land(self, one: Decision) -> None:
         found = one.found
