@@ -151,7 +151,10 @@ class IpcPart:
                 if found is None and (high <= start or low >= stop):
                     continue
                 batch = next(found) if found is not None else reader.get_batch(number)
-                for whole in _cut(batch.select(list(columns)), low, start, stop):
+                batch = batch.select(list(columns))
+                # Bytes on disk are taken as they are: offsets beyond the data would end this process.
+                batch.validate(full=True)
+                for whole in _cut(batch, low, start, stop):
                     for offset in range(0, whole.num_rows, _ROWS_AT_ONCE):
                         yield whole.slice(offset, _ROWS_AT_ONCE)
                 if high >= stop:
@@ -180,7 +183,10 @@ class IpcPart:
             yield reader
 
     def _all(self, reader: Any) -> Iterator[pa.RecordBatch]:
-        return iter(reader) if self._stream else (reader.get_batch(i) for i in range(reader.num_record_batches))
+        batches = iter(reader) if self._stream else (reader.get_batch(i) for i in range(reader.num_record_batches))
+        for batch in batches:
+            batch.validate(full=True)
+            yield batch
 
 
 class Parts:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,12 +26,36 @@ from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.soma_address import address, tiledb_config
 
 I64 = npt.NDArray[np.int64]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _JOINID = "soma_joinid"
 _BARCODES = ("obs_id", "barcode", "cell_id", "index", "observation_joinid")
 _MAIN, _RAW = "data", "raw"
+_CONTENT = re.compile(r"__(fragments|commits)/")
 _GROUP_MARKS = {"__group", "__tiledb_group.tdb"}
 _FIX = "Fetch or write the experiment again; `tiledbsoma.open` says more."
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn TileDB's errors, which are many and of no common type, into ours."""
+    from tiledbsoma import SOMAError
+
+    try:
+        yield
+    except (SOMAError, RuntimeError, OSError, KeyError, ValueError, TypeError) as error:
+        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise SourceError(f"TileDB-SOMA cannot read it: {text}", where=where, fix=_FIX) from error
+
+
+def _translated(method: Callable[Concatenate[SomaSource, P], R]) -> Callable[Concatenate[SomaSource, P], R]:
+    @wraps(method)
+    def call(self: SomaSource, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with _reading(self.url):
+            return method(self, *args, **kwargs)
+
+    return call
 
 
 class SomaSource:
@@ -52,25 +77,24 @@ class SomaSource:
     Raises
     ------
     SourceError
-        It is no experiment, tiledbsoma is not installed, or the measurement is not there or not said.
+        It is no experiment, is damaged, or the measurement is not there or not said.
     """
 
     def __init__(self, place: Place, name: str, measurement: str | None) -> None:
         self.name, self.url = name, place.url
         self._place = place
-        soma = _tiledbsoma(self.url)
-        with _reading(self.url):
-            context = soma.SOMATileDBContext(tiledb_config=tiledb_config(place.location))
-            self._experiment = soma.open(address(place.location), context=context)
+        import tiledbsoma
+
+        context = tiledbsoma.SOMATileDBContext(tiledb_config=tiledb_config(place.location))
+        self._experiment: Any = tiledbsoma.open(address(place.location), context=context)
         try:
             if self._experiment.soma_type != "SOMAExperiment" or not {"obs", "ms"} <= set(self._experiment):
                 raise SourceError("It is TileDB-SOMA, but no experiment.", where=self.url, fix="Give the experiment.")
-            with _reading(self.url):
-                self._obs, self._ms = self._experiment.obs, self._experiment.ms
+            self._obs, self._ms = self._experiment.obs, self._experiment.ms
             self._measurement = self._choose(measurement)
-            with _reading(self.url):
-                ids = self._obs.read(column_names=[_JOINID]).concat()[_JOINID].to_numpy()
+            ids = self._obs.read(column_names=[_JOINID]).concat()[_JOINID].to_numpy()
             self._ids: I64 = np.sort(ids)
+            self._places = self._find_places()
             self.stamp = self._identity()
             if not self._ids.size:
                 raise SourceError("There are no cells.", where=self.url)
@@ -81,7 +105,7 @@ class SomaSource:
 
     @property
     def sha256(self) -> str:
-        """Digest of the names of all fragments that are read, which TileDB never reuses; no data are read for it."""
+        """Digest of the names of all fragments and commits, which TileDB never uses twice; no data are read for it."""
         return self.stamp
 
     def close(self) -> None:
@@ -95,17 +119,14 @@ class SomaSource:
 
     def places(self) -> Sequence[str]:
         """Return the layers whose names say counts, ``raw.X``, ``X``, and the other layers."""
-        found = list(self._measurement_at("X").X) if "X" in self._measurement_at("X") else []
-        layers = [f"layers/{name}" for name in sorted(found) if name != _MAIN]
-        named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
-        raw = ["raw.X"] if self._has_raw() else []
-        own = ["X"] if _MAIN in found else []
-        return [*named, *raw, *own, *(place for place in layers if place not in named)]
+        return self._places
 
+    @_translated
     def starts(self, place: str) -> I64:
         """Return where the values of each cell begin at `place`, as if cells were alike: only their number is known."""
         return np.arange(self.n_cells + 1, dtype=np.int64) * -(-self._stored(place) // self.n_cells)
 
+    @_translated
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table of the measurement."""
         return self._features(place)[0]
@@ -114,22 +135,24 @@ class SomaSource:
         """Return the columns of `var` with ids and symbols."""
         return names_in(self.var(place))
 
+    @_translated
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of the cells' table."""
         return [name for name in self._obs.keys() if name not in (_JOINID, self._barcode)]  # noqa: SIM118
 
+    @_translated
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
         ids = self._ids[start:stop]
         names = [*dict.fromkeys([_JOINID, *([self._barcode] if self._barcode else []), *columns])]
-        with _reading(self.url):
-            coords = (_coordinates(ids),) if tuple(self._obs.index_column_names) == (_JOINID,) else ()
-            table = self._obs.read(coords, column_names=names).concat()
+        coords = (_coordinates(ids),) if tuple(self._obs.index_column_names) == (_JOINID,) else ()
+        table = self._obs.read(coords, column_names=names).concat()
         frame = pd.DataFrame({name: pandas_array(table[name]) for name in names})
         frame = frame.set_index(_JOINID).loc[ids]
         index = frame[self._barcode].astype(str) if self._barcode else frame.index.astype(str)
         return frame[list(columns)].set_axis(pd.Index(index.tolist()), axis=0)
 
+    @_translated
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         array = self._array(place)
@@ -176,34 +199,38 @@ class SomaSource:
             )
         return wanted
 
+    def _find_places(self) -> list[str]:
+        found = list(self._measurement_at("X").X) if "X" in self._measurement_at("X") else []
+        layers = [f"layers/{name}" for name in sorted(found) if name != _MAIN]
+        named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
+        raw = ["raw.X"] if self._has_raw() else []
+        own = ["X"] if _MAIN in found else []
+        return [*named, *raw, *own, *(place for place in layers if place not in named)]
+
     def _has_raw(self) -> bool:
         return self._measurement != _RAW and _RAW in self._ms and "X" in self._ms[_RAW] and _MAIN in self._ms[_RAW].X
 
     def _measurement_at(self, place: str) -> Any:
-        with _reading(self.url):
-            return self._ms[_RAW if place == "raw.X" else self._measurement]
+        return self._ms[_RAW if place == "raw.X" else self._measurement]
 
     def _array(self, place: str) -> Any:
         if place not in self.places():
             raise SourceError(
                 f"There is no matrix at {place!r}.", where=self.url, fix=f"There are: {', '.join(self.places())}."
             )
-        with _reading(self.url):
-            layers = self._measurement_at(place).X
-            return layers[_MAIN if place in ("X", "raw.X") else place.removeprefix("layers/")]
+        layers = self._measurement_at(place).X
+        return layers[_MAIN if place in ("X", "raw.X") else place.removeprefix("layers/")]
 
     def _stored(self, place: str) -> int:
         """Return the number of stored values."""
         array = self._array(place)
-        with _reading(self.url):
-            return int(array.nnz) if array.soma_type == "SOMASparseNDArray" else int(np.prod(array.shape))
+        return int(array.nnz) if array.soma_type == "SOMASparseNDArray" else int(np.prod(array.shape))
 
     def _features(self, place: str) -> tuple[pd.DataFrame, I64]:
         """Return the features' table in the order of its ids, and these."""
         key = "raw.X" if place == "raw.X" else "X"
         if key not in self._vars:
-            with _reading(self.url):
-                table = self._measurement_at(key).var.read().concat().to_pandas()
+            table = self._measurement_at(key).var.read().concat().to_pandas()
             table = table.set_index(_JOINID).sort_index()
             ids = table.index.to_numpy()
             self._vars[key] = with_modality(table.set_index("var_id") if "var_id" in table.columns else table), ids
@@ -218,7 +245,7 @@ class SomaSource:
         else:
             storage = self._place.storage()
             folders = ["obs", *(f"ms/{name}/{part}" for name in measurements for part in ("var", "X"))]
-            lines += [key for folder in folders for key in storage.list(folder) if "__fragments/" in key]
+            lines += [key for folder in folders for key in storage.list(folder) if _CONTENT.search(key)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -235,37 +262,30 @@ class SomaFormat:
         return bool(names & _GROUP_MARKS) and {"obs", "ms"} <= names
 
     def open(self, place: Place, name: str, config: SourceConfig) -> Source:
-        """Open an experiment."""
-        return SomaSource(place, name, config.group)
+        """Open an experiment.
+
+        Raises
+        ------
+        SourceError
+            See `SomaSource`; or tiledbsoma is not installed.
+        """
+        _require_tiledbsoma(place.url)
+        with _reading(place.url):
+            return SomaSource(place, name, config.group)
 
 
 FORMAT = SomaFormat()
 
 
-def _tiledbsoma(where: str) -> Any:
+def _require_tiledbsoma(where: str) -> None:
     if find_spec("tiledbsoma") is None:
         raise SourceError(
             "TileDB-SOMA experiments need tiledbsoma, which is not installed.",
             where=where,
             fix="Install it: pip install -c constraints.txt 'cellmill[census]'.",
         )
-    import tiledbsoma
-
-    return tiledbsoma
 
 
 def _coordinates(ids: I64) -> Any:
     """Return sorted ids as a range if they are one."""
     return slice(int(ids[0]), int(ids[-1])) if ids[-1] - ids[0] + 1 == ids.size else ids
-
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Turn TileDB's errors, which are many and of no common type, into ours."""
-    from tiledbsoma import SOMAError
-
-    try:
-        yield
-    except (SOMAError, RuntimeError, OSError, KeyError, ValueError, TypeError) as error:
-        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise SourceError(f"TileDB-SOMA cannot read it: {text}", where=where, fix=_FIX) from error
