@@ -10,6 +10,8 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.sources.place import Place
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_STARTS = (0, 512, 1024, 2048)
+"""Where HDF5 may begin; MuData writes a line of text before it."""
 
 
 def open_hdf5(place: Place) -> h5py.File:
@@ -60,7 +62,10 @@ def _damaged(url: str) -> SourceError:
 
 def is_hdf5(place: Place) -> bool:
     """Return whether a place is a file that begins like HDF5."""
-    return not place.is_dir and place.head(len(_SIGNATURE)) == _SIGNATURE
+    if place.is_dir:
+        return False
+    head = place.head(_STARTS[-1] + len(_SIGNATURE))
+    return any(head[start : start + len(_SIGNATURE)] == _SIGNATURE for start in _STARTS)
 
 
 def hdf5_names(place: Place) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""What kind of feature each row of a features' table is, where the table says so in the terms of 10x Genomics."""
+"""What kind of feature each row of a features' table is, where the table or the name of its modality says so."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ MODALITY = "modality"
 """The reserved column of `Source.var`."""
 
 TERMS = {"Gene Expression": "rna", "Peaks": "atac", "Antibody Capture": "protein"}
+_NAMES = {
+    "rna": ("rna", "gex", "gene", "genes", "transcriptome", "gene expression", "mrna"),
+    "atac": ("atac", "peaks", "atac_peaks", "chromatin"),
+    "protein": ("protein", "proteins", "prot", "adt", "cite", "citeseq", "antibody", "antibody capture", "ab"),
+}
 _COLUMNS = ("feature_types", "feature_type")
 
 
@@ -29,3 +34,8 @@ def with_modality(var: pd.DataFrame) -> pd.DataFrame:
             text = [gap if pd.isna(value) else TERMS.get(str(value), str(value)) for value in var[name]]
             return var.assign(**{MODALITY: text})
     return var
+
+
+def modality_of_name(name: str) -> str:
+    """Return the modality that a part of a file is called after, or the name itself where it is another thing."""
+    return next((modality for modality, names in _NAMES.items() if name.lower() in names), name)

@@ -43,6 +43,7 @@ BUILT_IN = {
     "10x_h5": "cellmill.ingestion.sources.tenx_h5:FORMAT",
     "10x_mtx": "cellmill.ingestion.sources.tenx_mtx:FORMAT",
     "10x_outs": "cellmill.ingestion.sources.tenx_outs:FORMAT",
+    "h5mu": "cellmill.ingestion.sources.h5mu:FORMAT",
     "soma": "cellmill.ingestion.sources.soma:FORMAT",
     "parquet": "cellmill.ingestion.sources.arrow:FORMAT",
     "loom": "cellmill.ingestion.sources.loom:FORMAT",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from importlib.util import find_spec
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +86,7 @@ class SomaSource:
         import tiledbsoma
 
         context = tiledbsoma.SOMATileDBContext(tiledb_config=tiledb_config(place.location))
-        self._experiment: Any = tiledbsoma.open(address(place.location), context=context)
+        self._experiment = cast(Any, tiledbsoma.open(address(place.location), context=context))
         try:
             if self._experiment.soma_type != "SOMAExperiment" or not {"obs", "ms"} <= set(self._experiment):
                 raise SourceError("It is TileDB-SOMA, but no experiment.", where=self.url, fix="Give the experiment.")
