@@ -19,9 +19,9 @@ from cellmill.atlas.content import splitmix64
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.hash_search import NOBODY
 from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
+from cellmill.atlas.spill import Spill
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.restoring import restore
-from cellmill.ingestion.spill import Spill
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cellmill.atlas import ShardEntry
 from cellmill.atlas.cell_keys import as_items, shard_keys
 from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
-from cellmill.ingestion.spill import Spill
+from cellmill.atlas.spill import Spill
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]

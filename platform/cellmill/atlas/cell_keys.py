@@ -38,14 +38,21 @@ def shard_keys(storage: Storage, entry: ShardEntry, *more: str) -> tuple[U64, pa
     if column.null_count or column.type != pa.binary(16):
         raise IntegrityError("Cells have no content hash.", where=storage.join(entry.cells_path))
     halves = _fixed(column)
-    barcodes = _one(table.column("barcode").cast(pa.large_string()).fill_null(""))
     keys = np.empty((entry.n_rows, 3), np.uint64)
     keys[:, :2] = halves
-    _, offsets, data = barcodes.buffers()
-    ends = np.frombuffer(offsets, np.int64)[barcodes.offset : barcodes.offset + len(barcodes) + 1]
-    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
-    _hash_text(ends, text, keys[:, 2])
+    keys[:, 2] = text_hashes(table.column("barcode")) & np.uint64(0xFFFFFFFF00000000)
     return keys, table
+
+
+def text_hashes(column: pa.ChunkedArray) -> U64:
+    """Return a hash of each text, uint64 [n]; a missing one is empty."""
+    texts = _one(column.cast(pa.large_string()).fill_null(""))
+    _, offsets, data = texts.buffers()
+    ends = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    text = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+    found = np.empty(len(texts), np.uint64)
+    _hash_text(ends, text, found)
+    return found
 
 
 def as_items(keys: U64) -> npt.NDArray[np.void]:
@@ -70,9 +77,9 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
 
 @compiled
 def _hash_text(ends: npt.NDArray[np.int64], text: npt.NDArray[np.uint8], out: U64) -> None:
-    """FNV-1a of each text, mixed; the upper 32 bits."""
+    """FNV-1a of each text, mixed."""
     for i in range(ends.size - 1):
         state = np.uint64(0xCBF29CE484222325)
         for place in range(ends[i], ends[i + 1]):
             state = (state ^ np.uint64(text[place])) * np.uint64(0x100000001B3)
-        out[i] = (mix(state) >> np.uint64(32)) << np.uint64(32)
+        out[i] = mix(state)

@@ -128,6 +128,11 @@ def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
     return Shard(storage, entry)
 
 
+def read_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
+    """Return the token id of each column of a shard, uint32 [n_features], without opening the rest."""
+    return _whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
+
+
 def _whole(array: ChunkedArray) -> npt.NDArray[Any]:
     zero, end = np.zeros(1, np.int64), np.full(1, array.length)
     return _read(array, zero, end)

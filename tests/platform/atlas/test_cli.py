@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cellmill.atlas.cli import app
-from cellmill.errors import ConfigError, IntegrityError
+from cellmill.errors import AtlasError, ConfigError, IntegrityError
 from tests.platform.atlas.builders import small_atlas
 
 
@@ -37,9 +37,70 @@ def test_commands(tmp_path: Path) -> None:
 
 def test_for_people_every_command_prints(tmp_path: Path) -> None:
     small_atlas(tmp_path)
-    for arguments in (["log"], ["show"], ["query"], ["query", "--count", "donor"], ["verify"]):
+    for arguments in (
+        ["log"],
+        ["show"],
+        ["query"],
+        ["query", "--count", "donor"],
+        ["verify"],
+        ["tag", "v1"],
+        ["tag"],
+        ["diff", "0"],
+        ["leakage", "-w", "dataset = 'alpha'", "-w", "dataset = 'beta'"],
+        ["show", "--dataset", "alpha"],
+        ["remove", "--where", "donor = 'd1'", "--reason", "consent", "--dry-run"],
+        ["remove", "--where", "donor = 'd1'", "--reason", "consent"],
+        ["remove", "--lift", "1", "--reason", "a mistake"],
+        ["show"],
+        ["rollback", "v1", "--dry-run"],
+        ["rollback", "v1"],
+        ["rollback", "v1"],
+        ["gc", "--dry-run"],
+        ["gc", "--forget", "--keep", "2"],
+        ["log"],
+        ["tag", "v1", "--delete"],
+    ):
         result = CliRunner().invoke(app, [arguments[0], str(tmp_path), *arguments[1:]])
         assert result.exit_code == 0, result.output
+
+
+def test_history_by_the_command_line(tmp_path: Path) -> None:
+    small_atlas(tmp_path)
+    atlas = str(tmp_path)
+    assert run("tag", atlas, "v1", "-m", "as published")["tag"]["version"] == 1
+    removed = run("remove", atlas, "--where", "donor = 'd3'", "--reason", "consent")
+    assert (removed["cells"], removed["dropped"], removed["snapshot"]) == ({"beta": 40}, 1, 2)
+    change = run("diff", atlas, "v1")["datasets"]["beta"]
+    assert (change["kind"], change["cells_removed"], change["shards_removed"]) == ("removed", 40, 1)
+    assert run("show", atlas, "--version", "v1")["cells"] == 100
+    shown = run("show", atlas)
+    assert shown["withdrawals"][0]["where"] == "donor = 'd3'"
+    with pytest.raises(AtlasError, match="withdrawn since"):
+        run("rollback", atlas, "v1")
+    run("remove", atlas, "--lift", "1", "--reason", "a mistake")
+    assert run("rollback", atlas, "v1")["snapshot"] == 3
+    assert run("gc", atlas, "--forget")["tagged"] == [1]
+    assert [line["tags"] for line in run("log", atlas, "--limit", "3")["log"]] == [[], [], ["v1"]]
+    assert run("tag", atlas, "v1", "--delete")["deleted"]
+    assert run("tag", atlas)["tags"] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["remove"],
+        ["remove", "--where", "donor = 'd1'"],
+        ["remove", "--where", "donor = 'd1'", "--lift", "1"],
+        ["gc", "--keep", "3"],
+        ["tag", "--delete"],
+        ["leakage"],
+        ["leakage", "-w", "donor = 'd1'"],
+    ],
+)
+def test_half_a_command_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+    small_atlas(tmp_path)
+    with pytest.raises(ConfigError):
+        run(arguments[0], str(tmp_path), *arguments[1:])
 
 
 def test_verify_fails_on_damage(tmp_path: Path) -> None:

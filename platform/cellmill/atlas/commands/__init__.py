@@ -1,0 +1,1 @@
+"""The commands of `cellmill atlas`, by what one wants to know or do."""
