@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cellmill.console import console, emit
-from cellmill.errors import CellmillError, ModelError, SourceError
+from cellmill.errors import CellmillError, ConfigError, ModelError, SourceError
+from cellmill.forward import forward
 from cellmill.lineage import Lineage, read_lineage
+from cellmill.stamps import read_stamp
 
 _FIX = "Give a model folder, a run, an atlas (ATLAS or ATLAS@VERSION), an answer (JSON or h5ad) or a model's digest."
 
@@ -69,7 +71,7 @@ def _by_digest(digest: str, root: Path, *, what: str) -> Lineage:
 
 
 def _answer(path: Path, root: Path) -> Lineage:
-    stamp = _read_stamp(path)
+    stamp = read_stamp(path, fix=_FIX)
     digest = str(stamp.get("model_digest", ""))
     if not digest:
         raise SourceError("The file carries no model digest.", where=str(path), fix=_FIX)
@@ -84,37 +86,28 @@ def _answer(path: Path, root: Path) -> Lineage:
     )
 
 
-def _read_stamp(path: Path) -> dict[str, Any]:
-    if path.suffix == ".json":
-        try:
-            data = json.loads(path.read_text())
-        except ValueError as error:
-            raise SourceError(f"The file is not valid JSON: {error}", where=str(path)) from error
-        return data if isinstance(data, dict) else {}
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            group = file.get("uns/cellmill")
-            if group is None:
-                return {}
-            return {key: _scalar(group[key][()]) for key in group}
-    except OSError as error:
-        raise SourceError("The file is neither JSON nor h5ad.", where=str(path), fix=_FIX) from error
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-
-
 def lineage(
     thing: Annotated[str, typer.Argument(help="Model folder, run, atlas[@version], answer (JSON or h5ad) or digest.")],
-    root: Annotated[Path, typer.Option(help="Where to search for a model by its digest.")] = Path(),
+    root: Annotated[Path, typer.Option(help="Where to search for models, by digest or all.")] = Path(),
+    ahead: Annotated[
+        bool,
+        typer.Option(
+            "--forward",
+            help="Walk the other way: from a data set, a source file or its sha256, ATLAS@SNAPSHOT, ATLAS#WITHDRAWAL, "
+            "or ATLAS with --where, to the runs, models and answers that saw it.",
+        ),
+    ] = False,
+    where: Annotated[
+        str | None, typer.Option("--where", "-w", help="With --forward: which cells of the atlas.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Walk from a prediction, a model, a run or a snapshot back to the source files and their licences."""
+    if ahead:
+        _forward(thing, root, where, as_json)
+        return
+    if where is not None:
+        raise ConfigError("--where chooses cells for the walk forward.", where="lineage", fix="Add --forward.")
     found = trace(thing, root)
     sources = found.sources()
 
@@ -129,3 +122,19 @@ def lineage(
     )
     if not sources:
         raise CellmillError("The walk does not reach a source file.", where=thing, fix="Was it made by an older run?")
+
+
+def _forward(thing: str, root: Path, where: str | None, as_json: bool) -> None:
+    found = forward(thing, root, where)
+
+    def render() -> None:
+        console.print(f"Who saw {found.what}, below {root.absolute()}", soft_wrap=True)
+        for saw, style in (("yes", "red"), ("unknown", "yellow"), ("no", "green")):
+            for one in found.those(saw):  # type: ignore[arg-type]
+                n = f" {one.cells:,} cells" if one.cells is not None else ""
+                line = f"[{style}]{saw}[/{style}]{n}  [bold]{one.kind}[/bold] {escape(one.name)}"
+                console.print(f"{line} [dim]{escape(one.location)}[/dim]\n  {escape(one.why)}", soft_wrap=True)
+        if not found.found:
+            console.print("There is no model, run or answer.")
+
+    emit({"forward": found.model_dump(mode="json")}, as_json, render)

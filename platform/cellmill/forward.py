@@ -1,0 +1,281 @@
+"""The walk forward: from cells to the runs, models and answers that saw them.
+
+Whether a model saw a data set or a file is in its lineage, which names what its selection held. Whether it saw the
+cells of a predicate is found by asking the very snapshot it was trained on, by the very selection. Where that cannot be
+asked any more the answer is that it is not known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cellmill.atlas import Atlas
+from cellmill.atlas.withdrawals import all_withdrawals
+from cellmill.config import Config
+from cellmill.errors import AtlasError, CellmillError, ConfigError, SourceError
+from cellmill.lineage import Lineage, read_lineage
+from cellmill.models import find_models
+from cellmill.stamps import read_stamp
+
+Answer = Literal["yes", "no", "unknown"]
+_LEAST_PREFIX = 6
+_LARGEST_JSON = 64 << 20
+_OURS = frozenset({"lineage.json", "manifest.json", "config.json", "labels.json", "metrics.json", "preprocessing.json"})
+
+
+class Sighting(Config):
+    """One thing, and whether it saw the cells.
+
+    Attributes
+    ----------
+    kind, name, digest, location
+        What it is.
+    saw
+        ``unknown`` where it cannot be known any more.
+    cells
+        How many of the cells it saw, at least; None where that is not known.
+    why
+        What the answer rests on.
+    """
+
+    kind: Literal["run", "model", "prediction"]
+    name: str
+    digest: str
+    location: str
+    saw: Answer
+    cells: int | None
+    why: str
+
+
+class Forward(Config):
+    """What saw some cells.
+
+    Attributes
+    ----------
+    what
+        The cells, in words.
+    found
+        Everything that was looked at, in order of its path.
+    """
+
+    what: str
+    found: tuple[Sighting, ...]
+
+    def those(self, saw: Answer) -> tuple[Sighting, ...]:
+        """Return the things with one answer."""
+        return tuple(sighting for sighting in self.found if sighting.saw == saw)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    saw: Answer
+    cells: int | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Some cells, and how to tell whether a thing with a given lineage saw them."""
+
+    what: str
+    judge: Callable[[Lineage], list[_Verdict]]
+
+
+def forward(thing: str, root: Path, where: str | None = None) -> Forward:
+    """Find the runs, models and answers below a folder that saw some cells.
+
+    Parameters
+    ----------
+    thing
+        Name of a data set; path, URL or sha256 (or its beginning) of a source file; ``ATLAS@SNAPSHOT``; ``ATLAS#N``
+        for a withdrawal; with `where` the atlas.
+    root
+        Folder to search.
+    where
+        A predicate over the cells of the atlas.
+
+    Raises
+    ------
+    AtlasError, ConfigError
+        There is no such atlas, snapshot or withdrawal, or the predicate is not well-formed.
+    """
+    cells = _cells(thing, where)
+    found: list[Sighting] = []
+    models: dict[str, _Verdict] = {}
+    for entry in find_models(root):
+        try:
+            made = read_lineage(entry.path / "lineage.json")
+        except SourceError as error:
+            models[entry.digest] = _Verdict("unknown", None, error.what)
+        else:
+            models[entry.digest] = _judge(cells, made)
+        location = str(entry.path.absolute())
+        found.append(_sighting("model", entry.name, entry.digest, location, models[entry.digest]))
+    for path, node in _runs(root):
+        found.append(_sighting("run", node.name, node.digest, str(path.absolute()), _judge(cells, node)))
+    for path, digest in _answers(root):
+        verdict = models.get(digest, _Verdict("unknown", None, f"its model {digest[:16]} is not below {root}"))
+        found.append(_sighting("prediction", path.name, digest, str(path.absolute()), verdict))
+    return Forward(what=cells.what, found=tuple(sorted(found, key=lambda one: (one.location, one.kind))))
+
+
+def _cells(thing: str, where: str | None) -> Cells:
+    if where is not None:
+        atlas = Atlas.open(thing)
+        return _by_predicate(atlas, where)
+    url, mark, number = thing.rpartition("#")
+    if mark and number.isdecimal():
+        atlas = Atlas.open(url)
+        for withdrawal, _ in all_withdrawals(atlas.storage):
+            if withdrawal.number == int(number):
+                return _by_predicate(atlas, withdrawal.where)
+        raise AtlasError(f"There is no withdrawal {number}.", where=url, fix="`cellmill atlas show` lists them.")
+    head, slash, last = thing.rpartition("/")
+    name, mark, version = last.partition("@")
+    url = f"{head}{slash}{name}"
+    if mark and ("://" in url or (Path(url) / "atlas.json").exists()):
+        digest = Atlas.open(url).snapshot(version).name
+        return Cells(f"snapshot {digest}", lambda tree: _named(tree, lambda node: node.digest == digest, "snapshot"))
+    if (Path(thing) / "atlas.json").exists():
+        atlas_id = Atlas.open(thing).id
+        return Cells(
+            f"any snapshot of {thing}",
+            lambda tree: _named(tree, lambda node: node.digest.startswith(f"{atlas_id}@"), "snapshot"),
+        )
+    if Path(thing).is_file():
+        with Path(thing).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return Cells(f"source file {thing} ({sha256[:16]})", lambda tree: _by_name(tree, thing, sha256))
+    return Cells(f"data set or source {thing!r}", lambda tree: _by_name(tree, thing, thing))
+
+
+def _by_name(tree: Lineage, name: str, digest: str) -> list[_Verdict]:
+    def matches(node: Lineage) -> bool:
+        if node.kind == "dataset":
+            return node.name == name
+        prefix = len(digest) >= _LEAST_PREFIX and node.digest.startswith(digest.lower())
+        return node.kind == "source" and (prefix or node.location == name)
+
+    return _named(tree, matches, "dataset", "source")
+
+
+def _named(tree: Lineage, matches: Callable[[Lineage], bool], *kinds: str) -> list[_Verdict]:
+    found = [node for node in tree.walk() if node.kind in kinds and matches(node)]
+    verdicts = [_Verdict("yes", _count(node), f"its lineage names {node.kind} {node.name}") for node in found]
+    return verdicts or [_Verdict("no", None, "its lineage does not name it")]
+
+
+def _count(node: Lineage) -> int | None:
+    cells = node.facts.get("cells")
+    return cells if isinstance(cells, int) else None
+
+
+def _by_predicate(atlas: Atlas, where: str) -> Cells:
+    from cellmill.atlas.predicate import parse
+
+    parse(where)
+
+    def judge(tree: Lineage) -> list[_Verdict]:
+        return [_ask(atlas, node, where) for node in tree.walk() if node.kind == "snapshot"]
+
+    return Cells(f"cells of {atlas.url} with {where}", judge)
+
+
+def _ask(atlas: Atlas, node: Lineage, where: str) -> _Verdict:
+    """Ask the snapshot that a thing was made from whether its selection held such cells."""
+    atlas_id, _, version = node.digest.partition("@")
+    if atlas_id != atlas.id:
+        try:
+            other = Atlas.open(node.location)
+        except CellmillError:
+            return _Verdict("unknown", None, f"the atlas {node.location} cannot be opened")
+        if other.id != atlas_id:
+            return _Verdict("unknown", None, f"{node.location} is another atlas by now")
+        atlas = other
+    selected = node.facts.get("where")
+    both = f"({selected}) and ({where})" if selected else where
+    name = f"snapshot {version} of {atlas.url}"
+    try:
+        snapshot = atlas.snapshot(int(version))
+        cells = snapshot.select(both).n_cells
+    except ConfigError as error:
+        return _Verdict("unknown", None, f"{name} cannot tell: {error.what}")
+    except CellmillError as error:
+        if _withdrawn_before(atlas, int(version), where):
+            return _Verdict("no", None, f"{name} was made after they were withdrawn")
+        return _Verdict("unknown", None, f"{name} cannot be asked: {error.what}")
+    chosen = f"{name}, {selected}" if selected else name
+    if cells:
+        return _Verdict("yes", cells, f"it was made from {cells:,} of them: {chosen}")
+    return _Verdict("no", None, f"none of them was selected: {chosen}")
+
+
+def _withdrawn_before(atlas: Atlas, version: int, where: str) -> bool:
+    """Return whether a snapshot was made while a withdrawal of the very cells held."""
+    numbers = {str(one.number) for one, lift in all_withdrawals(atlas.storage) if one.where == where and lift is None}
+    return any(line.facts.get("withdrawal") in numbers and line.version <= version for line in atlas.log())
+
+
+def _judge(cells: Cells, tree: Lineage) -> _Verdict:
+    verdicts = cells.judge(tree)
+    if any(node.kind in ("run", "model") and not node.parents for node in tree.walk()):
+        verdicts.append(_Verdict("unknown", None, "its lineage ends before it reaches an atlas"))
+    for saw in ("yes", "unknown"):
+        those = [verdict for verdict in verdicts if verdict.saw == saw]
+        if those:
+            counts = [verdict.cells for verdict in those if verdict.cells is not None]
+            # The same cells may have been seen in several trainings.
+            return _Verdict(those[0].saw, max(counts) if counts else None, "; ".join(verdict.why for verdict in those))
+    return verdicts[0] if verdicts else _Verdict("unknown", None, "its lineage names no snapshot")
+
+
+def _sighting(kind: Any, name: str, digest: str, location: str, verdict: _Verdict) -> Sighting:
+    return Sighting(
+        kind=kind, name=name, digest=digest, location=location, saw=verdict.saw, cells=verdict.cells, why=verdict.why
+    )
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    for folder, below, files in os.walk(root):
+        below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".zarr"))
+        yield Path(folder), sorted(files)
+
+
+def _runs(root: Path) -> Iterator[tuple[Path, Lineage]]:
+    """Yield runs that trained: ingestions have a lineage, too, but saw nothing."""
+    for folder, files in _folders(root):
+        if "lineage.json" in files and "manifest.json" not in files:
+            try:
+                node = read_lineage(folder / "lineage.json")
+            except SourceError:
+                continue
+            if node.kind == "run":
+                yield folder, node
+
+
+def _answers(root: Path) -> Iterator[tuple[Path, str]]:
+    for folder, files in _folders(root):
+        for name in files:
+            path = folder / name
+            if name in _OURS or not (path.suffix == ".h5ad" or _may_be_answer(path)):
+                continue
+            try:
+                digest = read_stamp(path).get("model_digest")
+            except (SourceError, OSError, UnicodeDecodeError):
+                continue
+            if isinstance(digest, str) and digest:
+                yield path, digest
+
+
+def _may_be_answer(path: Path) -> bool:
+    try:
+        if path.suffix != ".json" or path.stat().st_size > _LARGEST_JSON:
+            return False
+        return b'"model_digest"' in path.read_bytes()
+    except OSError:
+        return False

@@ -1,0 +1,134 @@
+"""The walk forward: which models, runs and answers saw some cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+from typer.testing import CliRunner
+
+from cellmill.atlas import Atlas
+from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.withdrawals import lift
+from cellmill.atlas.withdrawing import remove
+from cellmill.cli import load
+from cellmill.errors import AtlasError, ConfigError
+from cellmill.forward import forward
+from cellmill.lineage import Lineage
+from tests.platform.atlas.builders import small_atlas
+from tests.platform.models.test_folder import write
+
+
+def train(root: Path, name: str, atlas: Atlas, where: str | None, base: Any = None) -> Any:
+    """Write the run and the model folder of a training on a selection, as training does."""
+    snapshot = atlas.snapshot()
+    parents = [snapshot.lineage(snapshot.select(where))]
+    if base is not None:
+        parents.append(base.lineage_node())
+    run = Lineage(kind="run", name=name, digest=name, location=str(root / name), parents=tuple(parents))
+    model = write(root / name / "model", lineage=run, name=name)
+    run.save(root / name / "lineage.json")
+    return model
+
+
+def seen(thing: str, root: Path, where: str | None = None) -> dict[str, str]:
+    return {f"{one.kind} {one.name}": one.saw for one in forward(thing, root, where).found}
+
+
+def test_by_data_set_source_and_snapshot(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path / "atlas")
+    root = tmp_path / "runs"
+    train(root, "all", atlas, None)
+    only = train(root, "alpha", atlas, "dataset = 'alpha'")
+    train(root, "tuned", atlas, "dataset = 'alpha' and age < 10", base=only)
+    (root / "answer.json").write_text(json.dumps({"model_digest": only.digest}))
+    (root / "lost.json").write_text(json.dumps({"model_digest": "0" * 64}))
+    with h5py.File(root / "cells.h5ad", "w") as file:
+        file["uns/cellmill/model_digest"] = only.digest
+    beta = next(entry for entry in atlas.snapshot().shards if entry.dataset == "beta")
+    told = {f"{kind} {name}": "no" for kind in ("run", "model") for name in ("alpha", "tuned")}
+    told |= {"run all": "yes", "model all": "yes", "prediction lost.json": "unknown"}
+    told |= {"prediction answer.json": "no", "prediction cells.h5ad": "no"}
+    for thing in ("beta", beta.source_sha256, beta.source_sha256[:10], beta.source_url):
+        assert seen(thing, root) == told, thing
+    everyone = {name: "unknown" if "lost" in name else "yes" for name in told}
+    assert seen("alpha", root) == seen(f"{atlas.url}@1", root) == seen(atlas.url, root) == everyone
+    (tmp_path / "alpha.h5ad").write_bytes(b"another file")
+    assert set(seen(str(tmp_path / "alpha.h5ad"), root).values()) == {"no", "unknown"}
+    counts = {one.name: one.cells for one in forward("alpha", root).found if one.kind == "model"}
+    assert counts == {"all": 60, "alpha": 60, "tuned": 60}
+
+
+def test_by_predicate_the_selection_decides(tmp_path: Path) -> None:
+    """A model that was trained without a donor did not see it, though the data set was there."""
+    atlas = small_atlas(tmp_path / "atlas")
+    root = tmp_path / "runs"
+    d1 = "donor = 'd1'"
+    train(root, "all", atlas, None)
+    spared = train(root, "spared", atlas, "donor != 'd1'")
+    train(root, "heir", atlas, "donor = 'd3'", base=train(root, "some", atlas, "age < 4"))
+    train(root, "clean", atlas, "donor = 'd3'", base=spared)
+    imported = Lineage(kind="run", name="imported", digest="i")
+    write(root / "imported/model", lineage=imported, name="imported")
+    wanted = {"all": "yes", "spared": "no", "some": "yes", "heir": "yes", "clean": "no", "imported": "unknown"}
+
+    def models(thing: str, where: str | None = None) -> dict[str, str]:
+        return {one.name: one.saw for one in forward(thing, root, where).found if one.kind == "model"}
+
+    assert models(atlas.url, d1) == wanted
+    cells = {one.name: one.cells for one in forward(atlas.url, root, d1).found if one.kind == "model"}
+    assert cells == {"all": 20, "spared": None, "some": 2, "heir": 2, "clean": None, "imported": None}
+
+    remove(atlas, d1, "consent")
+    train(root, "later", atlas, None)
+    wanted["later"] = "no"
+    assert models(f"{atlas.url}#1") == wanted
+
+    # What cannot be asked any more is not known; what was made after the removal still is.
+    collect(atlas, Forget(), grace_s=0)
+    unknown = dict.fromkeys(wanted, "unknown") | {"later": "no"}
+    assert models(f"{atlas.url}#1") == unknown
+    atlas.commit(remove=[atlas.snapshot().shards[0].key])
+    collect(atlas, Forget(), grace_s=0)
+    assert models(f"{atlas.url}#1")["later"] == "no"
+    lift(atlas.storage, 1, "again")
+    assert models(f"{atlas.url}#1")["later"] == "unknown"
+
+
+def test_a_column_that_was_not_kept_cannot_tell(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path / "atlas")
+    train(tmp_path / "runs", "all", atlas, None)
+    (model, run) = forward(atlas.url, tmp_path / "runs", "sample = 'x'").found
+    assert (model.saw, run.saw) == ("unknown", "unknown")
+    assert "no column 'sample'" in model.why
+
+
+def test_another_atlas_is_asked_where_it_is(tmp_path: Path) -> None:
+    atlas, other = small_atlas(tmp_path / "atlas"), small_atlas(tmp_path / "other")
+    train(tmp_path / "runs", "all", other, None)
+    assert set(seen(atlas.url, tmp_path / "runs", "donor = 'd1'").values()) == {"yes"}
+    (tmp_path / "other").rename(tmp_path / "moved")
+    assert set(seen(atlas.url, tmp_path / "runs", "donor = 'd1'").values()) == {"unknown"}
+
+
+def test_the_command(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path / "atlas")
+    train(tmp_path / "runs", "all", atlas, None)
+    arguments = ["--forward", atlas.url, "--root", str(tmp_path / "runs"), "-w", "donor = 'd1'"]
+    import typer
+
+    app = typer.Typer()
+    from cellmill.trace import lineage
+
+    app.command()(lineage)
+    assert load("lineage").name == "lineage"
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert [one["saw"] for one in json.loads(result.stdout)["forward"]["found"]] == ["yes", "yes"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    with pytest.raises(ConfigError, match="forward"):
+        raise CliRunner().invoke(app, [atlas.url, "-w", "donor = 'd1'"]).exception or AssertionError
+    with pytest.raises(AtlasError, match="no withdrawal 9"):
+        forward(f"{atlas.url}#9", tmp_path)
+    with pytest.raises(ConfigError, match="well-formed"):
+        forward(atlas.url, tmp_path, "donor =")
