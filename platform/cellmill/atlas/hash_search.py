@@ -18,6 +18,8 @@ NOBODY = np.iinfo(np.int64).max
 
 _SLACK = 64
 """Records that a hash may be away from where a line between two fences puts it: four standard deviations."""
+_MANY = 2 * _SLACK
+"""Of so many records for each hash all are read."""
 _AT_ONCE = 1 << 18
 """Records that are read at once."""
 
@@ -63,6 +65,15 @@ def search(run: HashRun, shard_of: I64, keys: U64, by_barcode: npt.NDArray[np.bo
         Of the n cells.
     """
     if not run.n or not len(keys):
+        return
+    begins = run.fences[:, 0]
+    first, last = int(np.searchsorted(begins, keys[0, 0], "left")), int(np.searchsorted(begins, keys[-1, 0], "right"))
+    start, stop = max(first - 1, 0) * BLOCK, min(last * BLOCK, run.n)
+    if len(keys) * _MANY >= stop - start:
+        # So many keys that all is read: once through the records, with the keys beside them.
+        for begin in range(start, stop, _AT_ONCE):
+            records = run.read([begin], [min(begin + _AT_ONCE, stop)])
+            _pass(records, keys, by_barcode, shard_of, matches.shown, matches.hidden, matches.n_hidden)
         return
     cell = np.arange(len(keys))
     near = _windows(run.fences, run.n, keys, by_barcode, _SLACK)
@@ -146,6 +157,60 @@ def _lower_bound(records: U64, start: int, stop: int, b0: np.uint64, b1: np.uint
     return start
 
 
+@inlined
+def _gallop(keys: U64, start: int, b0: np.uint64, b1: np.uint64, b2: np.uint64) -> int:
+    """Return the first place from `start` on whose key does not precede the given one, found soon if it is near."""
+    step = 1
+    stop = start
+    while stop < len(keys) and _precedes(keys[stop, 0], keys[stop, 1], keys[stop, 2], b0, b1, b2):
+        start = stop + 1
+        stop += step
+        step *= 2
+    return _lower_bound(keys, start, min(stop, len(keys)), b0, b1, b2)
+
+
+@compiled
+def _pass(
+    records: U64,
+    keys: U64,
+    by_barcode: npt.NDArray[np.bool_],
+    shard_of: I64,
+    shown: I64,
+    hidden: I64,
+    n_hidden: I64,
+) -> None:
+    """Add records to the matches of the keys that they equal; both ascend."""
+    content = named = 0
+    for i in range(len(records)):
+        high, low, tag = records[i, 0], records[i, 1], records[i, 2]
+        content = _gallop(keys, content, high, low, np.uint64(0))
+        if content == len(keys):
+            return
+        if keys[content, 0] != high or keys[content, 1] != low:
+            continue
+        if by_barcode[content]:
+            barcode = (tag >> np.uint64(32)) << np.uint64(32)
+            named = _gallop(keys, max(named, content), high, low, barcode)
+            if named < len(keys) and keys[named, 0] == high and keys[named, 1] == low and keys[named, 2] == barcode:
+                _add(tag, named, shard_of, shown, hidden, n_hidden)
+            continue
+        key = content
+        while key < len(keys) and keys[key, 0] == high and keys[key, 1] == low:
+            _add(tag, key, shard_of, shown, hidden, n_hidden)
+            key += 1
+
+
+@inlined
+def _add(tag: np.uint64, key: int, shard_of: I64, shown: I64, hidden: I64, n_hidden: I64) -> None:
+    shard = shard_of[np.int64(tag & np.uint64(0x7FFFFFFF))]
+    if shard >= 0:
+        if tag & np.uint64(0x80000000):
+            hidden[key] = min(hidden[key], shard)
+            n_hidden[key] += 1
+        else:
+            shown[key] = min(shown[key], shard)
+
+
 @compiled
 def _windows(fences: U64, n: int, keys: U64, by_barcode: npt.NDArray[np.bool_], slack: int) -> I64:
     """Return where the records that equal each key are: begin, end, and whether that is sure.
@@ -213,12 +278,4 @@ def _compare(
         for place in range(_lower_bound(records, a, b, high, low, least), b):
             if _precedes(high, low, most, records[place, 0], records[place, 1], records[place, 2]):
                 break
-            tag = records[place, 2]
-            shard = shard_of[np.int64(tag & np.uint64(0x7FFFFFFF))]
-            if shard < 0:
-                continue
-            if tag & np.uint64(0x80000000):
-                hidden[key] = min(hidden[key], shard)
-                n_hidden[key] += 1
-            else:
-                shown[key] = min(shown[key], shard)
+            _add(records[place, 2], key, shard_of, shown, hidden, n_hidden)

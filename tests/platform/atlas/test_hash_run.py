@@ -1,12 +1,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellmill.atlas import hash_search
 from cellmill.atlas.cell_keys import shard_keys
 from cellmill.atlas.hash_run import BLOCK, HIDDEN, MARK, HashRun, Member, counts, encode_members, run_name, tail
 from cellmill.atlas.hash_run_writing import write_run
@@ -55,8 +57,12 @@ def test_a_search_finds_what_a_scan_finds(
     run = put_run(storage, records_of(known), [Member(f"d{i}", "x", "") for i in range(4)])
     shard_of = np.array([5, -1, 3, 7])
     keys = np.unique(np.array([(h, lo, b << 32) for h, lo, b in asked], np.uint64).reshape(-1, 3), axis=0)
-    matches = Matches.none(len(keys))
+    matches, looked_up = Matches.none(len(keys)), Matches.none(len(keys))
     search(run, shard_of, keys, np.full(len(keys), by_barcode), matches)
+    with patch.object(hash_search, "_MANY", 0):
+        search(run, shard_of, keys, np.full(len(keys), by_barcode), looked_up)
+    for name in ("shown", "hidden", "n_hidden"):
+        assert np.array_equal(getattr(matches, name), getattr(looked_up, name))
     for i, (high, low, barcode) in enumerate(keys.tolist()):
         equal = [
             (hidden, int(shard_of[member]))

@@ -92,6 +92,9 @@ def test_what_is_decided_for_a_shard_is_what_its_rows_say(table: pa.Table, text:
     [
         ("dataset = 'beta'", False),
         ("dataset in ['alpha', 'beta'] and age >= 1", True),
+        ("licence = 'MIT'", True),
+        ("contains(source_url, 'http') or organism = 'mouse'", False),
+        ("source_sha256 is null", True),
         ("age > 3", False),
         ("age < 2", None),
         ("donor = 'd2'", None),
@@ -107,7 +110,8 @@ def test_what_is_decided_for_a_shard_is_what_its_rows_say(table: pa.Table, text:
 def test_decisions(text: str, decided: bool | None) -> None:
     table = pa.table({"age": [1, 2, 3], "donor": ["d1", None, "d3"], "one": ["xy"] * 3})
     predicate = parse(text)
-    assert decide(predicate, facts(entry(table), predicate.columns)) is decided
+    shard = entry(table, licence="MIT", source_sha256="", organism="human")
+    assert decide(predicate, facts(shard, predicate.columns)) is decided
 
 
 def test_a_summary_tells_types_or_nothing() -> None:
