@@ -48,6 +48,7 @@ class AnnDataGroupSource:
         self._tables: dict[str, Table] = {}
         self._vars: dict[str, pd.DataFrame] = {}
         self._matrices: dict[str, H5Matrix | TableMatrix] = {}
+        self._table("obs").check_names()
         if self.n_cells == 0:
             raise SourceError("There are no cells.", where=self.url)
 

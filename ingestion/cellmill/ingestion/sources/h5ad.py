@@ -37,7 +37,7 @@ class H5ad:
                     where=place.url,
                     fix="Give an AnnData file as written by `adata.write_h5ad`.",
                 )
-            return AnnDataGroupSource(place, name, Hdf5Tree(file))
+            return AnnDataGroupSource(place, name, Hdf5Tree(file, place.url))
         except SourceError:
             file.close()
             raise

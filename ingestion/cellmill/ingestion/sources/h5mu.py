@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from cellmill.ingestion.sources.joined import Further, JoinedSource
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import JoinConfig, SourceConfig
@@ -19,6 +18,7 @@ from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_array
 from cellmill.ingestion.sources.hdf5_tree import Hdf5Tree
+from cellmill.ingestion.sources.joined import Further, JoinedSource
 from cellmill.ingestion.sources.modalities import MODALITY, modality_of_name
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.table import Table

@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 
+from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
 
 
@@ -16,16 +17,24 @@ class Hdf5Tree:
     ----------
     root
         The file or group.
+    url
+        Where it is, for messages; the file's name by default.
     """
 
-    def __init__(self, root: h5py.Group) -> None:
-        self._root = root
+    def __init__(self, root: h5py.Group, url: str = "") -> None:
+        self._root, self._url = root, url or str(root.file.filename)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._root
+        try:
+            return key in self._root
+        except (OSError, RuntimeError) as error:
+            raise self._damaged(key) from error
 
     def __getitem__(self, key: str) -> Any:
-        return self._root[key]
+        try:
+            return self._root[key]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise self._damaged(key) from error
 
     def names(self, key: str) -> list[str]:
         """Return the names of what is in a group."""
@@ -43,3 +52,8 @@ class Hdf5Tree:
     def close(self) -> None:
         """Close the file."""
         self._root.file.close()
+
+    def _damaged(self, key: object) -> SourceError:
+        return SourceError(
+            f"/{key} cannot be opened: the file is damaged.", where=self._url, fix="Fetch or copy it again."
+        )

@@ -54,15 +54,16 @@ def inflated(blocks: Iterable[bytes], where: str) -> Iterator[bytes]:
             except zlib.error as error:
                 raise SourceError(f"The gzipped bytes are damaged: {error}.", where=where, fix=_FIX) from error
             grown += len(piece)
-            if grown > _SUSPICIOUS_BYTES and grown > taken * _SUSPICIOUS_RATIO:
+            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            used = taken - len(rest)
+            if grown > _SUSPICIOUS_BYTES and grown > used * _SUSPICIOUS_RATIO:
                 raise SourceError(
-                    f"{taken / 1e6:,.1f} MB of the file have grown to more than {grown / 1e6:,.0f} MB.",
+                    f"{used / 1e6:,.1f} MB of the file have grown to more than {grown / 1e6:,.0f} MB.",
                     where=where,
                     fix="No table of counts is compressed so well: fetch the file again.",
                 )
             if piece:
                 yield piece
-            rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
     if not decoder.eof or fresh:
         raise SourceError("The gzipped file is cut short.", where=where, fix=_FIX)
 

@@ -34,6 +34,7 @@ from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.remote import short
 from cellmill.ingestion.sources.unknown import describe
 
 GROUP = "cellmill.sources"
@@ -101,7 +102,7 @@ def resolve(place: Place, config: SourceConfig) -> SourceFormat:
         return known["soma"]
     if not place.exists:
         raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
-    found = [one for one in known.values() if one.recognises(place)]
+    found = [one for one in known.values() if _recognises(one, place)]
     if len(found) > 1:
         names = " and ".join(one.name for one in found)
         raise ConfigError(f"The file may be {names}.", where=place.url, fix="Say which with `format`.")
@@ -112,6 +113,15 @@ def resolve(place: Place, config: SourceConfig) -> SourceFormat:
             fix=f"Give a file of one of the formats {', '.join(known)}; or install a plug-in that reads it.",
         )
     return found[0]
+
+
+def _recognises(one: SourceFormat, place: Place) -> bool:
+    try:
+        return one.recognises(place)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise SourceError(
+            f"It cannot be looked into: {short(error)}.", where=place.url, fix="Fetch or copy it again: it is damaged."
+        ) from error
 
 
 @cache

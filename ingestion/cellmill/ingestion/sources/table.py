@@ -55,11 +55,21 @@ class Table:
             self.columns = [_text(name) for name in item.attrs["column-order"]]
         self.n_rows = int(self._length(self._index))
 
+    def check_names(self) -> None:
+        """Refuse a table whose names are not there as a whole: an empty name is never right.
+
+        Raises
+        ------
+        SourceError
+            As said.
+        """
+        item = self._item if self._records else self._item[self._index]
+        if hasattr(item, "shape"):
+            self._tree.check_whole(item, self._where)
+
     def index(self, start: int = 0, stop: int | None = None) -> pd.Index:
         """Return the names of rows ``[start, stop)``."""
-        if not self._records and hasattr(item := self._item[self._index], "shape"):
-            # Of names, an empty one is never right.
-            self._tree.check_whole(item, self._where)
+        self.check_names()
         names: pd.Index = pd.Index(self.column(self._index, start, stop))
         return names
 
