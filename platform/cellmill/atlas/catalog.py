@@ -33,6 +33,8 @@ _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
 _READS = 6
 _CHECKPOINT_EVERY = 100
+_MOST_FILES = 64
+"""With so many files the next commit puts all rows into one: a snapshot stays quick to open, however old the atlas."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ class Catalog:
     def _write(self, base: int, files: dict[str, list[ShardEntry]], change: Change) -> bool:
         """Try the commit once: rows that stay are copied from the files that lose some."""
         gone = {*change.remove, *(entry.key for entry in change.add)}
-        touched = {path for path, rows in files.items() if any(row.key in gone for row in rows)}
+        whole = len(files) >= _MOST_FILES
+        touched = {path for path, rows in files.items() if whole or any(row.key in gone for row in rows)}
         stay = [row for path in touched for row in files[path] if row.key not in gone]
         rows = sorted([*stay, *change.add], key=lambda row: row.key)
         add = [self._write_rows(rows)] if rows else []
