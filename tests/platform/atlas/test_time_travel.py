@@ -51,8 +51,8 @@ def test_snapshots_outlive_checkpoints_and_years(tmp_path: Path) -> None:
     assert read(tmp_path, 113, "dataset = 'real'").n_obs == 8
 
     start = time.monotonic()
-    for version in (None, 0, 57, 99, 110):
-        Atlas.open(tmp_path).snapshot(version)
+    for some in (None, 0, 57, 99, 110):
+        Atlas.open(tmp_path).snapshot(some)
     assert time.monotonic() - start < 20
     assert len(list((tmp_path / "catalog").glob("*.parquet"))) < 120
 
