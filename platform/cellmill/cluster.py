@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from cellmill.config import Config
@@ -78,6 +81,22 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Leave, at the end of the block, the cluster that was joined or started within it."""
+    before = _is_connected()
+    try:
+        yield
+    finally:
+        if not before and _is_connected():
+            disconnect()
+
+
+def _is_connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def require_cpus(workers: int, cpus_per_worker: float, data_cpus: float) -> None:

@@ -68,5 +68,6 @@ def schedule(
         raise CellmillError(
             "The tick failed." if report.outcome == "failed" else "Not everything went well; the rest is done.",
             where=str(config),
-            fix=report.detail or "The lines above and `schedule/NAME/status.html` in the atlas say what failed.",
+            fix=report.detail
+            or f"{scheduler.board.status.atlas}/schedule/{scheduler.board.status.schedule}/status.html",
         )

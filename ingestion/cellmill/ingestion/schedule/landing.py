@@ -61,6 +61,7 @@ def land(
         sha256=mine[0].source_sha256,
         snapshot=result.snapshot,
         cells=sum(entry.n_cells for entry in mine),
+        hidden=sum(entry.n_rows - entry.n_cells for entry in mine),
         time=now,
     )
     return landed, result.changed

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import NoReturn
 
+from cellmill.cluster import leaving
 from cellmill.errors import CellmillError, LockError
 from cellmill.ingestion.schedule.board import Board
 from cellmill.ingestion.schedule.clock import Clock, SystemClock
@@ -115,7 +116,8 @@ class Scheduler:
             if lock is None:
                 holder = find_holder(self._its.storage, self._its.lock_name)
                 return self._skip(due, f"{holder.owner if holder else 'another process'} holds the lock")
-            with lock:
+            # Between ticks lie hours: no cluster is held that long.
+            with lock, leaving():
                 tick = Tick(self._its, lock, due)
                 self._log("tick", f"tick of {due.astimezone(self._config.zone):%Y-%m-%d %H:%M %Z}", lock=lock.number)
                 try:
@@ -168,5 +170,9 @@ def _ended_by_signals() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # by the handler that Ray puts in the place of ours
+            raise SystemExit(128 + signal.SIGTERM) from ended
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -14,11 +14,12 @@ _HISTORY = 50
 
 
 class Landing(Config):
-    """A source that was ingested."""
+    """A source that was ingested, its cells in the snapshot, and those hidden as duplicates."""
 
     source: str
     dataset: str
     cells: int
+    hidden: int
     snapshot: int
     committed: bool
 

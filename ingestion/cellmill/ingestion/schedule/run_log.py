@@ -6,6 +6,7 @@ import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from rich.markup import escape
 
@@ -19,10 +20,12 @@ class RunLog:
     ----------
     directory
         Made when the first event is written.
+    zone
+        Of the times on the terminal; those in the files are UTC.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, zone: ZoneInfo) -> None:
+        self.directory, self._zone = directory, zone
 
     def write(self, now: datetime, event: str, text: str, **facts: Any) -> None:
         """Append an event.
@@ -42,4 +45,4 @@ class RunLog:
         self.directory.mkdir(parents=True, exist_ok=True)
         with (self.directory / f"log-{now:%Y-%m}.jsonl").open("a") as file:
             file.write(json.dumps(line, default=str) + "\n")
-        console.print(f"[dim]{now:%Y-%m-%d %H:%M:%S}[/dim] {escape(text)}", soft_wrap=True)
+        console.print(f"[dim]{now.astimezone(self._zone):%Y-%m-%d %H:%M:%S}[/dim] {escape(text)}", soft_wrap=True)

@@ -35,7 +35,7 @@ class Setting:
         self.config, self.clock, self.rng = config, clock, rng
         self.storage = Storage.open(config.ingest.atlas)
         self.store = StateStore(self.storage, config.name)
-        self.log = RunLog(_directory(config, self.storage))
+        self.log = RunLog(_directory(config, self.storage), config.zone)
         self.board = Board(config, self.storage, clock.now())
         self.failures: Counter[str] = Counter()
         """How often lines of the configuration failed in a row; those of sources are in the state."""

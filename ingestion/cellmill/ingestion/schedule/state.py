@@ -24,8 +24,8 @@ class Landed(Config):
         Fingerprint of the source before it was read, and of what the configuration said about it.
     dataset, url, sha256
         What the catalog calls it.
-    snapshot, cells, time
-        The commit that holds it, its cells then, and when.
+    snapshot, cells, hidden, time
+        The commit that holds it, its cells then, those hidden as duplicates, and when.
     """
 
     stamp: str
@@ -35,6 +35,7 @@ class Landed(Config):
     sha256: str
     snapshot: int
     cells: int
+    hidden: int
     time: datetime
 
 

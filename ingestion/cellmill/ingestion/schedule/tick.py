@@ -134,6 +134,7 @@ class Tick:
             source=one.key,
             dataset=landed.dataset,
             cells=landed.cells,
+            hidden=landed.hidden,
             snapshot=landed.snapshot,
             committed=committed or one.key in self._cut_off,
         )
@@ -144,7 +145,8 @@ class Tick:
         )
         self._tell(landed=(*self.report.landed, landing), snapshot=landed.snapshot)
         how = "is in" if committed else "was already in"
-        text = f"{one.key}: {landed.cells:,} cells, data set {landed.dataset}, {how} snapshot {landed.snapshot}"
+        hidden = f" ({landed.hidden:,} more are hidden as duplicates)" if landed.hidden else ""
+        text = f"{one.key}: {landed.cells:,} cells{hidden}, data set {landed.dataset}, {how} snapshot {landed.snapshot}"
         self._log("landed", text, kind=one.kind, reason=one.reason, **landing.model_dump(mode="json"))
 
     def _fail(self, one: Decision, record: Record, error: dict[str, str], cause: Exception | None = None) -> None:
@@ -192,10 +194,12 @@ class Tick:
                 )
                 self._trouble(_VANISHED, error.as_dict(), 1, None)
             else:
-                changed = self._take_out(landed, f"{self._config.name}: {len(landed)} sources are there no more")
-                for key in gone:
-                    sources.pop(key, None)
-                self._tell(removed=tuple(gone))
+                names = ", ".join(sorted({source.dataset for source in landed}))
+                changed = self._take_out(landed, f"{self._config.name}: vanished sources of {names}")
+                removed = tuple(key for key in gone if key in known)
+                for key in removed:
+                    del sources[key]
+                self._tell(removed=removed)
                 if changed or self._cut_off & set(gone):
                     owed = self._owing(*(source.dataset for source in landed))
                     self._state = self._state.model_copy(update={"owed": owed})
