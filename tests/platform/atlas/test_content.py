@@ -65,3 +65,13 @@ def test_cell_ids_differ_within_a_source_and_are_stable() -> None:
     assert np.array_equal(cell_ids("ab" * 32, np.arange(50, 60)), ids[50:60])
     # First outputs of splitmix64 for seed 0, as published with the algorithm.
     assert int(splitmix64(np.zeros(1, np.uint64))[0]) == 0xE220A8397B1DCDAF
+
+
+def test_a_million_different_cells_have_different_hashes() -> None:
+    # Each is like many others but for one count, which is the likeness that cells have.
+    n, digits, base = 1_000_000, 4, 32
+    number = np.arange(n)
+    counts = np.stack([number // base**i % base + 1 for i in range(digits)], axis=1)
+    columns = np.tile(np.arange(digits), n)
+    found = content_hash(np.arange(n + 1) * digits, columns, counts.ravel(), feature_keys(NAMES[:digits]))
+    assert len(np.unique(found[:, 0])) == len(np.unique(found[:, 1])) == n
