@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellmill.atlas import ShardEntry
+from cellmill.atlas import ShardEntry, spill
 from cellmill.atlas import hash_run_writing as writing
 from cellmill.atlas.cell_keys import shard_keys
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.hash_index import FAN, HashIndex
 from cellmill.atlas.overlay import read_overlay
-from cellmill.ingestion import duplicates, spill
+from cellmill.ingestion import duplicates
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.duplicates import find_duplicates
 from cellmill.storage import Storage
