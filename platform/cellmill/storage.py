@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -293,28 +292,6 @@ class Storage:
         keys = self.list(prefix)
         if keys:
             self._ask(prefix, lambda: self.store.delete(keys))
-
-    def clear_partial(self, older_than_s: float) -> int:
-        """Delete what killed writers left half-written on a local disk; return its bytes.
-
-        Object stores show no such files: what was not uploaded in full is not there. Parts of uploads in several
-        parts are dropped by the bucket's own rule for them.
-
-        Parameters
-        ----------
-        older_than_s
-            Younger files are left: their writer may live.
-        """
-        if self._root is None:
-            return 0
-        freed, latest = 0, time.time() - older_than_s
-        for path in self._root.rglob(f"*{_PARTIAL}"):
-            with suppress(FileNotFoundError):
-                found = path.stat()
-                if found.st_mtime <= latest:
-                    path.unlink()
-                    freed += found.st_size if found.st_nlink == 1 else 0
-        return freed
 
     def zarr_store(self, key: str, *, read_only: bool = False) -> Any:
         """Return a zarr v3 store rooted at `key`."""

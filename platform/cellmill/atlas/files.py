@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -9,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cellmill.storage import Storage
+from cellmill.store_errors import patiently
 
-_DRAFT = re.compile(r"#\d+$|/_delta_log/_commit_[^/]*\.tmp$")
-FOLDERS = ("shards", "cells", "overlays", "hashes", "staging", "reports/datasets", "catalog")
-"""Where files that no snapshot needs any more may lie."""
+_DRAFT = re.compile(r"\.partial$|#\d+$|/_delta_log/_commit_[^/]*\.tmp$")
+"""Files that were being written, by us and by Delta, when their writer was killed."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,20 @@ class Unit:
 def list_units(storage: Storage) -> list[Unit]:
     """Return everything that a collection may have to look at."""
     found: dict[tuple[str, str], Unit] = {}
-    for folder in FOLDERS:
-        for file in list_files(storage, folder):
-            kind, name = _unit_of(file.key)
-            if kind:
-                found.setdefault((kind, name), Unit(kind, name)).files.append(file)
+    for file in list_files(storage, ""):
+        kind, name = _unit_of(file.key)
+        if kind:
+            found.setdefault((kind, name), Unit(kind, name)).files.append(file)
     return list(found.values())
 
 
 def list_files(storage: Storage, prefix: str) -> Iterator[File]:
     """Yield all files below a prefix, half-written ones on a local disk included."""
     if not storage.is_local:
-        for page in storage.store.list(prefix):
-            for item in page:
-                yield File(item["path"], int(item["size"]), item["last_modified"].timestamp())
+        # Listed as a whole before anything is looked at: a list that breaks off is asked for again.
+        pages = patiently(lambda: list(storage.store.list(prefix or None)), storage.join(prefix))
+        for item in itertools.chain.from_iterable(pages):
+            yield File(item["path"], int(item["size"]), item["last_modified"].timestamp())
         return
     root = storage.local_path()
     for folder, _, names in os.walk(root / prefix):
