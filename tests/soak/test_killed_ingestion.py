@@ -1,84 +1,77 @@
-"""Ingestions killed at any moment: the atlas stays whole, and the rerun ends where an undisturbed run does."""
+"""Processes killed at every named point: the atlas stays whole, and the rerun ends where an undisturbed run does."""
 
 from __future__ import annotations
 
-import json
-import random
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-import anndata as ad
-import numpy as np
-import pandas as pd
 import pytest
-from scipy import sparse
 
 from cellmill.atlas import Atlas
-from cellmill.genes import load_table
+from tests.faults.killing import draw, scenarios, state
+from tests.faults.points import named
+from tests.faults.zygote import zygote
+from tests.ingestion.cells import make_adata, write
+from tests.soak.results import write_results
 
 pytestmark = pytest.mark.soak
 
-SEEDS = 20
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "killed_ingestion.json"
-CHILD = """
-import sys
-from cellmill.ingestion import IngestConfig, ingest
-print("ready", flush=True)
-ingest(IngestConfig.model_validate({
-    "atlas": sys.argv[2], "backend": "local", "shard_cells": 500, "task_memory_mb": 64,
-    "sources": [{"path": sys.argv[1], "dataset": "cells"}],
-}))
-"""
+SEEDS = 100
+ON_RAY = (
+    ("driver", "put delta commit", "before"),
+    ("task", "put shard counts", "after"),
+    ("task", "put receipt", "before"),
+)
 
 
-def start(source: Path, atlas: Path) -> subprocess.Popen[str]:
-    """Start an ingestion and return when its imports are done."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(source), str(atlas)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline().strip() == "ready"
-    return child
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.default_rng(0)
-    counts = sparse.random(4000, 2000, density=0.1, format="csr", random_state=0)
-    counts.data = rng.geometric(0.5, counts.nnz).astype(np.float32)
-    genes = pd.DataFrame(index=load_table("human").ids[:2000])
-    path = tmp_path_factory.mktemp("source") / "cells.h5ad"
-    ad.AnnData(counts, var=genes).write_h5ad(path)
-    return path
-
-
-def test_a_killed_ingestion_loses_and_repeats_nothing(source: Path, tmp_path: Path) -> None:
+def test_a_process_killed_at_any_named_point_loses_and_repeats_nothing(tmp_path: Path) -> None:
     began = time.monotonic()
-    whole = start(source, tmp_path / "whole")
-    assert whole.wait() == 0
-    seconds = time.monotonic() - began
-    wanted = [(entry.digest, entry.checksum) for entry in Atlas.open(tmp_path / "whole").snapshot().shards]
-    assert len(wanted) == 8
-    killed = 0
-    for seed in range(SEEDS):
-        atlas = tmp_path / f"atlas{seed}"
-        child = start(source, atlas)
-        time.sleep(random.Random(seed).uniform(0, seconds))
-        child.kill()
-        killed += child.wait() != 0
-        if (atlas / "atlas.json").exists():
-            seen = Atlas.open(atlas).snapshot()
-            assert [(entry.digest, entry.checksum) for entry in seen.shards] in ([], wanted)
-            Atlas.open(atlas).verify().check()
-        assert start(source, atlas).wait() == 0
-        again = Atlas.open(atlas)
-        assert [(entry.digest, entry.checksum) for entry in again.snapshot().shards] == wanted
-        again.verify().check()
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps({"seeds": SEEDS, "killed": killed, "undisturbed_seconds": round(seconds, 2)}) + "\n")
-    assert killed > SEEDS // 2
+    with zygote() as process:
+        found = scenarios(process, tmp_path)
+        points = sum(len(list(named(scenario.points))) for scenario in found)
+        drawn = draw(found, max(SEEDS, points), seed=1)
+        for number, (scenario, point) in enumerate(drawn):
+            scenario.kill(process, point, tmp_path, collects=number % 2 == 0)
+    write_results(
+        "killed_ingestion",
+        seeds=len(drawn),
+        named_points=points,
+        moments=sum(len(scenario.points) for scenario in found),
+        killed=dict(Counter(scenario.name for scenario, _ in drawn)),
+        points={scenario.name: sorted({f"{n} ({p})" for n, p, _ in scenario.points}) for scenario in found},
+        seconds=round(time.monotonic() - began, 1),
+    )
+
+
+def run_on_ray(source: Path, atlas: Path, *fatal: str) -> int:
+    command = [sys.executable, "-m", "tests.faults.ray_victim", str(source), str(atlas), *fatal]
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            return child.wait(timeout=300)
+        finally:
+            # What a killed driver leaves of its cluster ends with its session.
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_an_ingestion_killed_on_ray_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    source = write(make_adata(200, 30, seed=1), tmp_path / "cells.h5ad")
+    (tmp_path / "whole").mkdir()
+    assert run_on_ray(source, tmp_path / "whole/atlas") == 0
+    wanted = state(tmp_path / "whole")
+    for number, fatal in enumerate(ON_RAY):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert run_on_ray(source, folder / "atlas", *fatal) == -signal.SIGKILL
+        assert Atlas.open(folder / "atlas").snapshot().n_cells == 0
+        Atlas.open(folder / "atlas").verify().check()
+        assert run_on_ray(source, folder / "atlas") == 0
+        assert state(folder) == wanted
+        Atlas.open(folder / "atlas").verify().check()
+    write_results("killed_ingestion", on_ray=[" ".join(fatal) for fatal in ON_RAY])
