@@ -24,7 +24,7 @@ LEASE_S = 1.0
 
 def _ingest(folder: Path, paths: list[str]) -> None:
     sources = [{"path": path, "dataset": "cells", "organism": "human", "obs": "all"} for path in paths]
-    settings = {"shard_cells": 40, "backend": "local"}
+    settings = {"shard_cells": 40, "backend": "local", "duplicates": {"min_genes": 1}}
     ingest(IngestConfig.model_validate({"atlas": str(folder / "atlas"), "sources": sources, **settings}))
 
 

@@ -13,9 +13,11 @@ from cellmill.atlas.catalog import Catalog, Change, LogEntry
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.forgotten import check_known, forgotten_versions
 from cellmill.atlas.lease import Lease
+from cellmill.atlas.record import encode, read_record
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.tags import all_tags, find_tag
-from cellmill.errors import AtlasError, SourceError
+from cellmill.config import Config
+from cellmill.errors import AtlasError, IntegrityError, SourceError
 from cellmill.genes import Vocabulary, VocabularyStore
 from cellmill.storage import Storage
 
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 _MARKER = "atlas.json"
 FORMAT = 1
+
+
+class _Marker(Config):
+    format: int
+    id: str
+    organisms: tuple[str, ...]
 
 
 class Atlas:
@@ -69,17 +77,21 @@ class Atlas:
         if not storage.exists(_MARKER):
             raise AtlasError("There is no atlas here.", where=storage.url, fix="Make one with `cellmill ingest`.")
         try:
-            marker = json.loads(storage.get(_MARKER))
-            version, atlas_id, organisms = int(marker["format"]), str(marker["id"]), tuple(marker["organisms"])
+            version = int(json.loads(storage.get(_MARKER))["format"])
         except (ValueError, KeyError, TypeError, SourceError) as error:
-            raise AtlasError(f"{_MARKER} cannot be read: {error}.", where=storage.url) from error
+            raise IntegrityError(
+                f"{_MARKER} cannot be read: {error}.", where=storage.url, fix="Restore it from a copy of the atlas."
+            ) from error
         if version > FORMAT:
             raise AtlasError(
                 f"The atlas has format {version}; this Cellmill reads up to {FORMAT}.",
                 where=storage.url,
                 fix="Upgrade Cellmill.",
             )
-        return cls(storage, atlas_id, organisms)
+        marker = read_record(storage, _MARKER, _Marker)
+        if marker is None:
+            raise AtlasError("There is no atlas here any more.", where=storage.url)
+        return cls(storage, marker.id, marker.organisms)
 
     @classmethod
     def create(cls, url: str | Path, organisms: Sequence[str] = ("human",)) -> Atlas:
@@ -91,10 +103,10 @@ class Atlas:
             There is one already.
         """
         storage = Storage.open(url)
-        marker = {"format": FORMAT, "id": uuid.uuid4().hex, "organisms": list(organisms)}
+        marker = _Marker(format=FORMAT, id=uuid.uuid4().hex, organisms=tuple(organisms))
         # The catalog comes first: whoever finds the marker finds a whole atlas.
         Catalog(storage).create()
-        if not storage.put_if_absent(_MARKER, json.dumps(marker).encode()):
+        if not storage.put_if_absent(_MARKER, encode(marker)):
             raise AtlasError("There is an atlas already.", where=storage.url, fix="Open it, or choose another path.")
         return cls.open(url)
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from cellmill.atlas.delta_log import NewFile, digest_of_files, encode_commit, log_key, read_commit, seal
+from cellmill.atlas.delta_log import NewFile, digest_of_files, encode_commit, log_key, read_commit, sealed
 from cellmill.atlas.entry import SCHEMA, ShardEntry, from_table, to_table
 from cellmill.config import Config
 from cellmill.errors import AtlasError, CellmillError, ConflictError, IntegrityError, SourceError, StorageError
@@ -101,7 +101,7 @@ class Catalog:
                 configuration={"delta.enableExpiredLogCleanup": "false"},
             )
             text = (Path(aside) / first.partition("/")[2]).read_text()
-        self.storage.put_if_absent(first, seal(text, []))
+        self.storage.put_if_absent(first, sealed(text, []))
 
     def version(self) -> int:
         """Return the number of the newest snapshot."""

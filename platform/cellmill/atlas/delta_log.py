@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from cellmill.errors import IntegrityError
+from cellmill.seal import EMPTY_SEAL, is_sealed, seal
 from cellmill.storage import Storage
-
-_SEAL = re.compile(rb'"seal":"([0-9a-f]{64})"')
-_NO_SEAL = "0" * 64
 
 
 class NewFile(NamedTuple):
@@ -67,16 +64,15 @@ def encode_commit(
         about = {"path": file.path, "partitionValues": {}, "size": file.size, "modificationTime": now}
         stats = json.dumps({"numRecords": file.rows})
         lines.append({"add": {**about, "dataChange": True, "stats": stats}})
-    return seal("\n".join(json.dumps(line, separators=(",", ":")) for line in lines), files)
+    return sealed("\n".join(json.dumps(line, separators=(",", ":")) for line in lines), files)
 
 
-def seal(text: str, files: Iterable[str]) -> bytes:
+def sealed(text: str, files: Iterable[str]) -> bytes:
     """Return the lines of a commit with a digest of the table's files, and a checksum over all."""
     first, newline, rest = text.partition("\n")
     info = json.loads(first)
-    info["commitInfo"] |= {"files": digest_of_files(files), "seal": _NO_SEAL}
-    content = (json.dumps(info, separators=(",", ":")) + newline + rest).encode()
-    return content.replace(_NO_SEAL.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+    info["commitInfo"] |= {"files": digest_of_files(files), "checksum": EMPTY_SEAL}
+    return seal((json.dumps(info, separators=(",", ":")) + newline + rest).encode())
 
 
 def digest_of_files(files: Iterable[str]) -> str:
@@ -96,9 +92,7 @@ def read_commit(storage: Storage, key: str) -> str:
     """
     content = storage.get(key)
     try:
-        (found,) = _SEAL.findall(content)
-        empty = content.replace(found, _NO_SEAL.encode(), 1)
-        if hashlib.sha256(empty).hexdigest().encode() != found:
+        if not is_sealed(content):
             raise ValueError("its bytes do not have the checksum they were written with")
         return str(json.loads(content.partition(b"\n")[0])["commitInfo"]["files"])
     except (ValueError, KeyError, TypeError) as error:

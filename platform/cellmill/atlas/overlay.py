@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellmill.atlas.entry import ShardEntry
-from cellmill.errors import IntegrityError
+from cellmill.errors import IntegrityError, SourceError
+from cellmill.seal import EMPTY_SEAL, is_sealed, seal
 from cellmill.storage import Storage
 
 
@@ -54,8 +55,11 @@ def write_overlay(storage: Storage, dataset: str, overlay: Overlay) -> str:
     hidden = np.arange(rows.size) < overlay.hidden.size
     digest = hashlib.sha256(rows.tobytes() + hidden.tobytes()).hexdigest()[:32]
     sink = BytesIO()
-    pq.write_table(pa.table({"row": rows, "hidden": hidden}), sink, compression="zstd")
-    storage.put_if_absent(f"overlays/{dataset}/{digest}.parquet", sink.getvalue())
+    table = pa.table({"row": rows, "hidden": hidden})
+    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"cellmill": EMPTY_SEAL})
+    storage.put_if_absent(f"overlays/{dataset}/{digest}.parquet", seal(sink.getvalue()))
     return digest
 
 
@@ -69,17 +73,29 @@ def read_overlay(storage: Storage, entry: ShardEntry) -> Overlay:
     """
     if not entry.overlay:
         return EMPTY
-    return _read(storage.url, entry.overlay_path, entry.overlay)
+    return _cached(storage.url, entry.overlay_path, entry.overlay)
+
+
+def verify_overlay(storage: Storage, entry: ShardEntry) -> Overlay:
+    """Return the overlay of a shard as `read_overlay` does, from its bytes as they are now."""
+    return _read(storage, entry.overlay_path, entry.overlay) if entry.overlay else EMPTY
 
 
 @lru_cache(maxsize=1024)
-def _read(url: str, path: str, digest: str) -> Overlay:
-    storage = Storage.open(url)
+def _cached(url: str, path: str, digest: str) -> Overlay:
+    return _read(Storage.open(url), path, digest)
+
+
+def _read(storage: Storage, path: str, digest: str) -> Overlay:
     try:
-        table = pq.read_table(BytesIO(storage.get(path)), use_threads=False)
+        content = storage.get(path)
+        if not is_sealed(content):
+            raise ValueError("its bytes do not have the checksum they were written with")
+        table = pq.read_table(BytesIO(content), use_threads=False)
         rows, hidden = table.column("row").to_numpy(), table.column("hidden").to_numpy()
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise IntegrityError(f"An overlay cannot be read: {error}.", where=storage.join(path)) from error
+    except (SourceError, ValueError, pa.ArrowException, KeyError, OSError) as error:
+        what = error.what if isinstance(error, SourceError) else f"{error}."
+        raise IntegrityError(f"An overlay cannot be read: {what}", where=storage.join(path)) from error
     if hashlib.sha256(rows.tobytes() + hidden.tobytes()).hexdigest()[:32] != digest:
         raise IntegrityError("An overlay is not what the catalog names.", where=storage.join(path))
     return Overlay(rows[hidden], rows[~hidden])

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from cellmill.atlas.delta_log import log_key, read_commit
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_run import HashRun
-from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.overlay import verify_overlay
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.tags import all_tags
+from cellmill.atlas.withdrawals import all_withdrawals
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import CellmillError, IntegrityError
+from cellmill.genes import VocabularyStore
+from cellmill.storage import Storage
+
+_THREADS = 8
 
 
 class Damage(Config):
@@ -82,7 +90,10 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         except CellmillError as error:
             damage.append(Damage(where=error.where or where, what=error.what))
 
+    attempt(storage.join("catalog"), lambda: _check_catalog(snapshot))
     attempt(storage.join("vocabulary"), lambda: _check_vocabulary(snapshot))
+    for records in (all_tags, all_withdrawals):
+        attempt(storage.url, partial(_read_all, records, storage))
     for entry in snapshot.shards:
         where = storage.join(entry.shard_path)
         before = len(damage)
@@ -101,12 +112,26 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         if progress is not None:
             progress(size)
     for path in sorted({entry.hash_run_path for entry in snapshot.shards if entry.hash_run}):
-        attempt(storage.join(path), HashRun(storage, path).verify)
+        attempt(storage.join(path), partial(_check_run, storage, path))
     return Verification(version=snapshot.version, shards=len(snapshot.shards), bytes=total, damage=tuple(damage))
 
 
+def _check_catalog(snapshot: Snapshot) -> None:
+    """Read what leads to the shards anew, every commit up to the snapshot's."""
+    atlas = type(snapshot.atlas).open(snapshot.atlas.url)
+    keys = [log_key("catalog", version) for version in range(snapshot.version + 1)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(partial(read_commit, atlas.storage), keys))
+    if atlas.snapshot(snapshot.version).shards != snapshot.shards:
+        raise IntegrityError("The catalog has other rows than a moment ago.", where=atlas.storage.join("catalog"))
+
+
+def _read_all(records: Callable[[Storage], object], storage: Storage) -> None:
+    records(storage)
+
+
 def _check_vocabulary(snapshot: Snapshot) -> None:
-    vocabulary = snapshot.atlas.vocabulary()
+    vocabulary = VocabularyStore(snapshot.atlas.storage).load()
     wanted = {entry.vocabulary_size: entry.vocabulary_digest for entry in snapshot.shards}
     for size, digest in sorted(wanted.items()):
         if size > vocabulary.size or vocabulary.prefix(size).digest() != digest:
@@ -116,10 +141,14 @@ def _check_vocabulary(snapshot: Snapshot) -> None:
             )
 
 
+def _check_run(storage: Storage, path: str) -> None:
+    HashRun(storage, path).verify()
+
+
 def _check_shard(snapshot: Snapshot, entry: ShardEntry) -> None:
     """Check what checksums do not tell: that the shard, its metadata and the catalog belong together."""
     open_shard(snapshot.atlas.storage, entry)
-    hidden = read_overlay(snapshot.atlas.storage, entry).hidden.size
+    hidden = verify_overlay(snapshot.atlas.storage, entry).hidden.size
     rows = snapshot.cells_file(entry).read(["row"]).num_rows
     if rows != entry.n_rows or entry.n_rows - hidden != entry.n_cells:
         raise IntegrityError(

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cellmill.errors import GeneMappingError, IntegrityError
 from cellmill.genes.feature import Feature
+from cellmill.seal import EMPTY_SEAL, is_sealed, seal
 
 SPECIALS: tuple[str, ...] = ("<pad>", "<cls>", *(f"<reserved-{i}>" for i in range(2, 8)))
 """Special tokens; a token's id is its position."""
@@ -157,8 +158,10 @@ def write_features(features: Sequence[Feature], start: int) -> bytes:
     columns = [[getattr(feature, name) for feature in features] for name in _COLUMNS]
     tokens = np.arange(start, start + len(features), dtype=np.uint32)
     sink = BytesIO()
-    pq.write_table(pa.table([tokens, *columns], schema=_SCHEMA), sink, compression="zstd")
-    return sink.getvalue()
+    with pq.ParquetWriter(sink, _SCHEMA, compression="zstd") as writer:
+        writer.write_table(pa.table([tokens, *columns], schema=_SCHEMA))
+        writer.add_key_value_metadata({"cellmill": EMPTY_SEAL})
+    return seal(sink.getvalue())
 
 
 def read_features(data: bytes, where: str) -> tuple[list[Feature], int]:
@@ -170,6 +173,8 @@ def read_features(data: bytes, where: str) -> tuple[list[Feature], int]:
         The bytes are not such a table, or its token ids have gaps.
     """
     try:
+        if not is_sealed(data):
+            raise OSError("its bytes do not have the checksum they were written with")
         table = pq.read_table(BytesIO(data))
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
         tokens = table.column("token").to_numpy().astype(np.int64)
