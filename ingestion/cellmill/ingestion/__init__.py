@@ -6,19 +6,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cellmill.ingestion.config import IngestConfig, QualityConfig, SourceConfig
+    from cellmill.ingestion.config import IngestConfig, JoinConfig, QualityConfig, SourceConfig
     from cellmill.ingestion.pipeline import ingest
     from cellmill.ingestion.result import IngestResult
 
 _HOME = {
     "IngestConfig": "config",
     "IngestResult": "result",
+    "JoinConfig": "config",
     "QualityConfig": "config",
     "SourceConfig": "config",
     "ingest": "pipeline",
 }
 
-__all__ = ["IngestConfig", "IngestResult", "QualityConfig", "SourceConfig", "ingest"]
+__all__ = ["IngestConfig", "IngestResult", "JoinConfig", "QualityConfig", "SourceConfig", "ingest"]
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,7 @@ class SourceConfig(Config):
         The genome to read, of a file that holds several.
     assembly
         The assembly that peaks are given in: ``hg38``, ``hg19``, ``mm10`` or ``mm39``, or another of their names.
-        Needed where the file itself does not say it, as 10x's do.
+        Needed where neither the file says it, as 10x's do, nor the names (``GRCh38_chr1:9963-10665``).
     obs
         Columns of ``obs`` to keep, and their names in the atlas (``old: new``), or ``all``; columns of the CELLxGENE
         schema are kept without being named.

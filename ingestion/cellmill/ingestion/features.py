@@ -24,7 +24,7 @@ from cellmill.genes import (
     read_regions,
 )
 from cellmill.genes.assembly import Assembly, organism_of
-from cellmill.genes.peaks import is_peak
+from cellmill.genes.peaks import is_peak, named_assembly
 from cellmill.ingestion.config import IngestConfig, JoinConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import Place, Source
@@ -158,8 +158,10 @@ def _columns(source: Source, place: str, config: SourceConfig | JoinConfig) -> C
         modalities = [config.modality] * len(names)
     assembly = None
     if "atac" in modalities:
-        assembly = assembly_of(config.assembly or config.genome or _genome(var, modalities), f"{source.url}: assembly")
         names = _regions_named(names, modalities, var)
+        said = config.assembly or config.genome or _genome(var, modalities)
+        own = said or named_assembly([name for name, kind in zip(names, modalities, strict=True) if kind == "atac"])
+        assembly = assembly_of(own, f"{source.url}: assembly")
     return Columns(names, symbols, modalities, assembly)
 
 

@@ -37,8 +37,8 @@ def read(url: str | Path, version: int | str | None = None, where: str | None = 
     -------
     AnnData
         ``X`` holds the counts as CSR (float32 with int32 indices, or float64 where a count is above 2**24). ``var``
-        holds the genes of the data sets that were read, by Ensembl id, with symbol and token id. ``obs`` holds the
-        metadata by barcode, or by data set and barcode, or by cell id, whichever is unique.
+        holds the features of the data sets that were read, by their ids, with symbol, token id, modality and
+        organism. ``obs`` holds the metadata by barcode, or by data set and barcode, or by cell id, whichever is unique.
 
     Raises
     ------
@@ -79,6 +79,7 @@ def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None 
         {
             "symbol": [feature.symbol for feature in features],
             "token": tokens,
+            "modality": pd.Categorical([feature.modality for feature in features]),
             "organism": pd.Categorical([feature.organism for feature in features]),
         },
         index=pd.Index([feature.id for feature in features], name="feature_id"),

@@ -86,7 +86,7 @@ def chromosome(name: str, assembly: Assembly) -> str | None:
 
 
 def prefixed_assembly(text: str) -> tuple[Assembly | None, str]:
-    """Split ``GRCh38_chr1`` into the assembly and the rest; the assembly is None where there is no such prefix."""
-    head, separator, rest = text.partition("_")
+    """Split ``GRCh38_chr1`` or ``hg38:chr1`` into the assembly and the rest; None where there is no such prefix."""
+    head, separator, rest = text.replace(":", "_").partition("_")
     known = _SYNONYMS.get(_PATCH.sub("", head.lower())) if separator else None
     return (known, rest.lstrip("_")) if known else (None, text)

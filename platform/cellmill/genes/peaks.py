@@ -49,6 +49,12 @@ def is_peak(name: str) -> bool:
     return chromosome(text, "hg38") is not None
 
 
+def named_assembly(names: Sequence[str]) -> str | None:
+    """Return the assembly that stands before every name (``GRCh38_chr1:9963-10665``), None if there is no such."""
+    found = {prefixed_assembly(match[1])[0] if (match := _PEAK.match(name)) else None for name in names}
+    return found.pop() if len(found) == 1 else None
+
+
 def read_intervals(names: Sequence[str], assembly: Assembly) -> Intervals:
     """Read names as regions of an assembly."""
     n = len(names)

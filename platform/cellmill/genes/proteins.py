@@ -27,6 +27,7 @@ _AFTER = (
     re.compile(r"[-_. ][ACGT]{10,}$"),  # the antibody's barcode
     re.compile(r"\s*\([^()]+\)$"),  # the clone, or another name
 )
+_ID = re.compile(r"^protein:[a-z]+:(.+)$")  # of this atlas, or another
 _BD = re.compile(r"^([^|:]+)(?::[^|]*)?\|.*pAbO", re.IGNORECASE)  # CD3:UCHT1|CD3E|AHS0231|pAbO
 _CLONE = re.compile(r"^(?:Hu|Ms|Rt|HuMs|HuMsRt|MsRt)\.([^_]+)_[^_]+$")  # Hu.CD3_UCHT1
 _SEPARATORS = re.compile(r"[\s_.\-]+")
@@ -45,7 +46,9 @@ _CONTROL = re.compile(
 def has_antibody_tag(name: str) -> bool:
     """Return whether a name bears a mark that only antibodies have: ``CD3_TotalSeqB``, ``adt_CD3``."""
     text = name.strip()
-    return bool(_AFTER[0].search(text) or _AFTER[1].search(text) or _BEFORE[0].match(text) or _BD.match(text))
+    return bool(
+        _AFTER[0].search(text) or _AFTER[1].search(text) or _BEFORE[0].match(text) or _BD.match(text) or _ID.match(text)
+    )
 
 
 def antigen_of(name: str) -> str:
@@ -57,7 +60,7 @@ def antigen_of(name: str) -> str:
     isoforms of one gene, such as CD45RA and CD45RO, are different antigens.
     """
     text = name.strip()
-    for pattern in (_BD, _CLONE):
+    for pattern in (_ID, _BD, _CLONE):
         if found := pattern.match(text):
             text = found[1].strip()
     before = ""

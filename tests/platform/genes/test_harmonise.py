@@ -64,6 +64,11 @@ def one(name: str, *, symbol: str | None = None, organism: str = "human", **conf
         ("ERCC-00002", None, "spike_in"),
         ("ENSSASG00005000004", None, "viral"),
         ("SARS-CoV-2_S", None, "viral"),
+        ("nCoV", None, "viral"),
+        ("SARS-CoV-2", None, "viral"),
+        ("EBV_LMP1", None, "viral"),
+        ("RSV", None, "viral"),
+        ("AC020656.1", "ENSG00000257764", "alias"),  # of Cell Ranger's reference GRCh38-3.0.0
         ("Trp53", None, "unknown"),
         ("gapdh", None, "unknown"),
         ("17", None, "unknown"),

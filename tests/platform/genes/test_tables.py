@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+from collections import defaultdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 
 from cellmill.errors import SourceError
-from cellmill.genes.build_tables import Names, read_orthologs
+from cellmill.genes.build_tables import Names, follow_retired, read_orthologs
 from cellmill.genes.object_frames import read_object_frame
 from cellmill.genes.tables import load_orthologs, load_table, read_table, sources
 
@@ -75,6 +76,18 @@ def test_names_of_several_genes_are_ambiguous_and_approved_symbols_keep_their_ge
     assert table.loc["BOTH", "id"] is None
     assert table.loc["BOTH", "candidates"] == "A1,B1"
     assert len(table) == 2
+
+
+def test_retired_ids_follow_a_symbol_that_was_approved_once() -> None:
+    genes = pd.DataFrame({"id": ["ENSG1", "ENSG2"], "symbol": ["NEW", "B1"], "owner": [True, True]})
+    names, found = Names(genes), defaultdict[str, set[str]](set)
+    names.add("OLD", "previous", "ENSG1")
+    names.add("BOTH", "previous", "ENSG1")
+    names.add("BOTH", "previous", "ENSG2")
+    names.add("NICK", "alias", "ENSG2")
+    rows = [("ENSG8", "OLD"), ("ENSG9", "BOTH"), ("ENSG7", "NICK"), ("ENSG6", "B1"), ("ENSG1", "OLD")]
+    follow_retired(pd.DataFrame(rows, columns=["id", "symbol"]), genes, names, found)
+    assert found == {"ENSG8": {"ENSG1"}}
 
 
 class Evil:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from cellmill.errors import ConflictError, GeneMappingError, IntegrityError
 from cellmill.genes import N_SPECIALS, SPECIALS, Feature, Vocabulary, VocabularyStore
@@ -18,6 +25,10 @@ from cellmill.storage import Storage
 
 def gene(name: str) -> Feature:
     return Feature(name, name.lower(), "rna", "human", "test")
+
+
+def peak(number: int) -> Feature:
+    return Feature(f"hg38:chr1:{number}-{number + 500}", f"chr1:{number}-{number + 500}", "atac", "human", "hg38")
 
 
 def test_specials_come_first() -> None:
@@ -102,39 +113,76 @@ def test_allocation_is_idempotent_and_survives(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "vocabulary").iterdir()) == ["000.parquet", "001.parquet"]
 
 
-def _allocate(folder: Path, worker: int, barrier: object) -> dict[str, int]:
-    store = VocabularyStore(Storage(folder))
-    barrier.wait()  # type: ignore[attr-defined]
+class OneAtATime:
+    """A server's application that answers one request at a time: moto looks whether a key is there before it writes."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.lock = app, threading.Lock()
+
+    def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
+        with self.lock:
+            return list(self.app(environ, start_response))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, OneAtATime(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    for key, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(key, value)
+    requests.put(f"{url}/vocabularies", timeout=10).raise_for_status()
+    yield "s3://vocabularies/atlas"
+    server.shutdown()
+    thread.join()
+
+
+def _allocate(url: str, worker: int, barrier: Any) -> dict[str, int]:
+    store = VocabularyStore(Storage.open(url))
+    barrier.wait()
     seen: dict[str, int] = {}
     for step in range(6):
         mine = [gene(f"G{worker}_{step}_{i}") for i in range(3)]
         shared = [gene(f"shared{step}_{i}") for i in range(2)]
-        vocabulary = store.allocate([*mine, *shared])
-        ids = [feature.id for feature in (*mine, *shared)]
+        neighbours = [peak(step * 8 + worker + i) for i in range(2)]
+        vocabulary = store.allocate([*mine, *shared, *neighbours])
+        ids = [feature.id for feature in (*mine, *shared, *neighbours)]
         tokens = vocabulary.lookup(ids).tolist()
         for feature_id, token in zip(ids, tokens, strict=True):
             assert seen.setdefault(feature_id, token) == token
     return seen
 
 
-def _worker(folder: Path, worker: int, barrier: object, results: object) -> None:
-    results.put(_allocate(folder, worker, barrier))  # type: ignore[attr-defined]
+def _worker(url: str, worker: int, barrier: Any, environment: dict[str, str], results: Any) -> None:
+    os.environ.update(environment)
+    results.put(_allocate(url, worker, barrier))
 
 
-def test_eight_processes_never_get_one_id_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["disk", "bucket"])
+def test_eight_processes_never_get_one_id_twice(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Each adds features of its own, features that all add, and peaks that two of them add."""
+    url = str(tmp_path) if place == "disk" else request.getfixturevalue("bucket")
     # Not fork: the store's threads do not survive one.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cellmill.genes", "cellmill.storage"])
     barrier, results = context.Barrier(8), context.Queue()
-    workers = [context.Process(target=_worker, args=(tmp_path, i, barrier, results)) for i in range(8)]
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    workers = [context.Process(target=_worker, args=(url, i, barrier, environment, results)) for i in range(8)]
     for worker in workers:
         worker.start()
-    answers = [results.get(timeout=60) for _ in workers]
+    answers = [results.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
-    final = VocabularyStore(Storage(tmp_path)).load()
-    assert final.size == N_SPECIALS + 8 * 6 * 3 + 6 * 2
+    final = VocabularyStore(Storage.open(url)).load()
+    assert final.size == N_SPECIALS + 8 * 6 * 3 + 6 * 2 + 6 * 8 + 1
     for answer in answers:
         assert final.lookup(list(answer)).tolist() == list(answer.values())
 
