@@ -13,6 +13,7 @@ from scipy import sparse
 
 from cellmill.atlas import Atlas, read
 from cellmill.errors import ConfigError, GeneMappingError
+from cellmill.genes import Status
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.ingestion.pipeline import plan
 from cellmill.ingestion.sources.modalities import TERMS
@@ -167,8 +168,8 @@ def test_data_sets_with_other_peaks_meet_in_one_set_of_regions(tmp_path: Path) -
     for report, adata in zip(result.reports, (first, second), strict=True):
         sums = np.asarray(adata.X.sum(0)).ravel()
         assert report.genes.umis_lost == pytest.approx(sums[2] / sums.sum())
-        assert report.genes.genes["no_region"] == 1
-    assert result.reports[0].genes.genes["split"] == 1
+        assert report.genes.genes[Status.NO_REGION] == 1
+    assert result.reports[0].genes.genes[Status.SPLIT] == 1
     found = frame(tmp_path / "atlas")
     assert list(found) == ["hg38:chr1:100-200", "hg38:chr1:200-300"]
     expected = np.vstack([first.X.toarray()[:, :2], second.X.toarray()[:, :2]])
