@@ -2,8 +2,9 @@
 
 The index holds synthetic hashes, in one run, in as many runs as there are data sets (never merged), and in the tiers
 that ingesting one data set after the other leaves. Against each comes a new data set, a tenth of whose cells are
-there already; each search is a process of its own, whose peak memory is told, imports included. What is said of an
-index ten times as large is extrapolated from these by the arithmetic that the output states.
+there already; each search is a process of its own, whose peak memory is told, imports included. The runs that are never
+merged are only searched, for writing would merge them. What is said of an index ten times as large is extrapolated from
+these by the arithmetic that the output states.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def row(dataset: str, digest: str, n: int, run: str) -> Any:
     return ShardEntry.model_validate({**text, **numbers, **own})
 
 
-def measure(folder: str, name: str, n: int, answer: Any) -> None:
+def measure(folder: str, name: str, n: int, merges: bool, answer: Any) -> None:
     """Find the duplicates of a new data set, and send what that took."""
     from cellmill.atlas.hash_index import HashIndex
     from cellmill.ingestion.config import DuplicateConfig
@@ -117,6 +118,8 @@ def measure(folder: str, name: str, n: int, answer: Any) -> None:
     original = HashIndex.add
 
     def timed(index: Any, entries: Any) -> Any:
+        if not merges:
+            return {entry.key: entry for entry in entries}
         began = time.perf_counter()
         found = original(index, entries)
         wrote["seconds"] = time.perf_counter() - began
@@ -126,13 +129,13 @@ def measure(folder: str, name: str, n: int, answer: Any) -> None:
     began = time.perf_counter()
     found = find_duplicates(Storage.open(folder), new, stay, [], DuplicateConfig())
     seconds = time.perf_counter() - began
-    names = {entry.hash_run for entry in found.entries}
+    names = {entry.hash_run for entry in found.entries} - {""}
     changed = {entry.key for entry in found.changed}
     wanted = json.loads((Path(folder) / f"{name}.json").read_text())
     answer.put(
         {
             "search_seconds": seconds - wrote["seconds"],
-            "write_seconds": wrote["seconds"],
+            "write_seconds": wrote["seconds"] if merges else None,
             "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
             "bytes_read": found.bytes_read,
             "bytes_written": sum((Path(folder) / "hashes" / run).stat().st_size for run in names),
@@ -240,7 +243,7 @@ def show(result: dict[str, Any]) -> None:
     for kind in ("rows", "extrapolated"):
         print(f"{result['hashes'] * (1 if kind == 'rows' else 10):,} hashes" + (", by arithmetic" * (kind != "rows")))
         for found in result[kind]:
-            wrote = f"{found['write_seconds']:.2f}" if "write_seconds" in found else ""
+            wrote = f"{found['write_seconds']:.2f}" if found.get("write_seconds") is not None else ""
             print(
                 f"{found['index']:>14}{found['runs']:>6}{found['new_cells']:>12,}{found['search_seconds']:>10.2f}"
                 f"{wrote:>9}{found['peak_gb']:>9.2f}{found['bytes_read'] / 1e6:>10,.1f}"
@@ -272,7 +275,7 @@ def main() -> None:
             in_child(write_index, str(folder), sizes)
             for n in options.new:
                 in_child(write_new, str(folder), f"new{n}", n, sizes)
-                found = in_child(measure, str(folder), f"new{n}", n)
+                found = in_child(measure, str(folder), f"new{n}", n, len(sizes) < n_sets)
                 rows.append({"index": layout, "runs": len(sizes), "new_cells": n, **found})
                 print(json.dumps(rows[-1]), flush=True)
             shutil.rmtree(folder)
