@@ -253,6 +253,7 @@ def main() -> None:
             "cpus": psutil.cpu_count(),
             "memory_gb": psutil.virtual_memory().total / 1e9,
             "system": platform.platform(),
+            "load_average": list(os.getloadavg()),
         },
         "versions": {name: version(name) for name in ("cellmill", "numpy", "pyarrow", "deltalake")},
         "cells": n_shards * SHARD,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import shutil
@@ -222,6 +223,7 @@ def report(rows: list[dict[str, Any]], layouts: dict[str, list[list[int]]], tota
             "cpus": psutil.cpu_count(),
             "memory_gb": psutil.virtual_memory().total / 1e9,
             "system": platform.platform(),
+            "load_average": list(os.getloadavg()),
         },
         "versions": {name: version(name) for name in ("cellmill", "numpy", "numba", "pyarrow", "obstore")},
         "hashes": total,
