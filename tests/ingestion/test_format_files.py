@@ -99,7 +99,7 @@ def _name(path: str) -> str:
 
 def _config(atlas: Path, formats: Path, *paths: str) -> IngestConfig:
     sources = tuple(SourceConfig(path=str(formats / path), dataset=_name(path)) for path in paths)
-    return IngestConfig(atlas=str(atlas), sources=sources, backend="local", duplicates={"policy": "keep"})  # type: ignore[arg-type]
+    return IngestConfig(atlas=str(atlas), sources=sources, backend="local", duplicates={"policy": "keep"})
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ _SIGNATURES = (
     (b"X\n", "it is R data; write an h5ad from R."),
     (b"BZh", "it is compressed with bzip2."),
     (b"\xfd7zXZ", "it is compressed with xz."),
-    (b"\x80", "it may be a Python pickle, which is never loaded: it could run anything."),
-    (b"%%MatrixMarket", "it is a matrix without its genes and barcodes; give the folder that holds all three."),
+    *((bytes([0x80, n]), "it is a Python pickle, which is never loaded: it could run anything.") for n in range(2, 6)),
     (b"<", "it is a page of HTML or XML; its URL may be that of the page about the file."),
 )
 
