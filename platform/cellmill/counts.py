@@ -34,7 +34,8 @@ def check_counts(data: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint32]:
     Raises
     ------
     CountsError
-        A value is NaN or infinite, negative, not close to an integer, or above 2**32 - 1.
+        A value is NaN or infinite, negative, not close to an integer, above 2**32 - 1, or larger than its dtype holds
+        exactly.
     """
     if data.dtype.kind in "OSU":
         raise CountsError(f"The matrix holds {data.dtype}, not numbers.", where=where, fix="Store counts as integers.")
@@ -62,20 +63,48 @@ def _from_floats(data: npt.NDArray[Any], where: str) -> npt.NDArray[np.uint32]:
     if low < -TOLERANCE:
         raise CountsError(_negative(low), where=where, fix=_FIX)
     _check_range(high, where)
+    refuse_inexact(high, data.dtype, where)
     rounded = np.rint(data)
     off = np.abs(data - rounded) > TOLERANCE
     if off.any():
-        share = float(off.mean())
+        n, share = int(off.sum()), float(off.mean())
+        which = f"{share:.1%} of the" if share >= 0.001 else f"{n:,} of {off.size:,}"
         example = float(data[off].flat[0])
         cause = "log-transformed (log1p)" if high < _LARGEST_LOG else "normalised or corrected (ambient, imputed)"
         raise CountsError(
-            f"These are not raw counts: {share:.1%} of the values are not integers (such as {example:.4g}; "
+            f"These are not raw counts: {which} values are not integers (such as {example:.4g}; "
             f"largest {high:.4g}). They look {cause}.",
             where=where,
             fix=_FIX,
         )
     counts: npt.NDArray[np.uint32] = rounded.astype(np.uint32)
     return counts
+
+
+def refuse_inexact(high: float, dtype: np.dtype[Any], where: str) -> None:
+    """Refuse floats so large that not every integer below them could have been stored.
+
+    Parameters
+    ----------
+    high
+        The largest value.
+    dtype
+        As it was stored.
+    where
+        The file and the place in it, for the message.
+
+    Raises
+    ------
+    CountsError
+        It is above 2**11, 2**24 or 2**53 in half, single or double precision.
+    """
+    exact = 2 ** (np.finfo(dtype).nmant + 1)
+    if high > exact:
+        raise CountsError(
+            f"The largest value is {high:.8g}, and {dtype} holds only counts up to {exact:,} exactly.",
+            where=where,
+            fix="Point to the raw counts, stored as integers, or as float32 or float64.",
+        )
 
 
 def _negative(low: float) -> str:

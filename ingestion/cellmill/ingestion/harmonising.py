@@ -10,7 +10,7 @@ from scipy import sparse
 
 from cellmill.atlas.jit import compiled
 from cellmill.atlas.layout import count_dtype, index_dtype
-from cellmill.counts import TOLERANCE, check_counts
+from cellmill.counts import TOLERANCE, check_counts, refuse_inexact
 from cellmill.errors import CountsError
 from cellmill.ingestion.counts import Counts
 
@@ -64,6 +64,8 @@ def harmonise_rows(
         raise CountsError("The matrix holds values that are no counts.", where=where)
     if state == _TOO_LARGE:
         raise CountsError("The columns of one gene add up to more than 2**32 - 1.", where=where)
+    if values.dtype.kind == "f" and values.size:
+        refuse_inexact(float(values.max()), values.dtype, where)
     n = int(indptr[-1])
     if binary.any():
         data[:n][binary[indices[:n]]] = 1

@@ -34,6 +34,8 @@ def find_counts(source: Source, wanted: str) -> str:
     if not every:
         raise SourceError("The file has no matrix.", where=source.url, fix="It needs raw counts in X or raw.X.")
     places = [wanted] if wanted != "auto" else [place for place in every if _says_counts(place)]
+    # A matrix without any value is as good as none, where there is another.
+    places = [place for place in places if not _is_empty(source, place)] or places
     reasons: list[tuple[str, CountsError]] = []
     for place in places:
         reason = _refusal(source, place)
@@ -53,6 +55,11 @@ def find_counts(source: Source, wanted: str) -> str:
 
 def _says_counts(place: str) -> bool:
     return not place.startswith("layers/") or place.removeprefix("layers/").lower() in NAMED_COUNTS
+
+
+def _is_empty(source: Source, place: str) -> bool:
+    n = source.n_cells
+    return not source.rows(place, 0, min(_PROBE_CELLS, n)).data.size and not int(source.starts(place)[-1])
 
 
 def _refusal(source: Source, place: str) -> CountsError | None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cellmill.counts import refuse_inexact
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
 from cellmill.ingestion.sources.vector import Vector
@@ -96,7 +97,7 @@ class H5Matrix:
         """
         try:
             if self.layout == "dense":
-                return sparse.csr_matrix(native(self._item[start:stop]))
+                return sparse.csr_matrix(native(self._item[start:stop], self._where))
             found = self._csr(start, stop) if self.layout == "csr" else self._csc(start, stop)
         except UNREADABLE as error:
             raise SourceError(
@@ -110,7 +111,7 @@ class H5Matrix:
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
         # Narrow indices are wide enough for columns, but not for positions.
         wide = np.int32 if max(n_columns, indices.size) < 2**31 else np.int64
-        matrix.indices, matrix.data = indices.astype(wide, copy=False), native(data)
+        matrix.indices, matrix.data = indices.astype(wide, copy=False), native(data, self._where)
         matrix.indptr = indptr.astype(wide, copy=False)
         return matrix
 
@@ -180,7 +181,16 @@ def _text(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return values in this machine's byte order, half precision as single."""
-    kind = np.dtype(np.float32) if values.dtype == np.float16 else values.dtype.newbyteorder("=")
-    return values.astype(kind, copy=False)
+def native(values: npt.NDArray[Any], where: str = "") -> npt.NDArray[Any]:
+    """Return values in this machine's byte order, half precision as single.
+
+    Raises
+    ------
+    CountsError
+        They are of half precision and above 2,048, where it does not hold every integer.
+    """
+    if values.dtype != np.float16:
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
+    if values.size:
+        refuse_inexact(float(values.max()), np.dtype(np.float16), where)
+    return values.astype(np.float32)
