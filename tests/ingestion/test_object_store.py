@@ -9,6 +9,10 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.rollback import rollback
+from cellmill.atlas.tags import add_tag, delete_tag
+from cellmill.atlas.withdrawing import remove
 from cellmill.errors import IntegrityError
 from cellmill.ingestion import ingest
 from cellmill.storage import Storage
@@ -99,3 +103,29 @@ def test_of_two_ingestions_at_once_into_an_object_store_each_shared_cell_is_kept
         results = [future.result() for future in [pool.submit(ingest, job) for job in jobs]]
     assert sorted(result.snapshot for result in results) == [1, 2]
     check_each_once(Atlas.open(f"{bucket}/atlas"), 40)
+
+
+def test_an_atlas_in_an_object_store_is_kept_in_order(tmp_path: Path, bucket: str) -> None:
+    """Tags, withdrawals, rollback and garbage collection, as on a disk."""
+    adata, other = make_adata(30, seed=1), make_adata(20, seed=2)
+    url, a, b = f"{bucket}/kept", write(adata, tmp_path / "a.h5ad"), write(other, tmp_path / "b.h5ad")
+    obs = {"source": {"obs": {"donor": "donor"}}, "shard_cells": 12}
+    ingest(config(Path("x"), a, output=tmp_path / "r1", **obs).model_copy(update={"atlas": url}))
+    ingest(config(Path("x"), b, output=tmp_path / "r2", **obs).model_copy(update={"atlas": url}))
+    atlas = Atlas.open(url)
+    add_tag(atlas, "both")
+    assert rollback(atlas, 1) == (3, True)
+    assert rollback(atlas, "both") == (4, True)
+    assert remove(atlas, "donor = 'd1'", "consent").cells == {"a": 10, "b": 7}
+    pd.testing.assert_frame_equal(counts(atlas), expected([x[x.obs["donor"] != "d1"] for x in (adata, other)]))
+    atlas.storage.put("staging/left/x.arrow", b"x")
+    assert collect(atlas, grace_s=60).young == 1
+    done = collect(atlas, Forget(), grace_s=0)
+    assert (done.forgotten, done.tagged, done.withheld) == ((0, 1, 3, 4), (2,), {"1": (2,)})
+    atlas.verify("both").check()
+    delete_tag(atlas.storage, "both")
+    collect(atlas, Forget(), grace_s=0)
+    atlas.verify().check()
+    named = {entry.cells_path for entry in atlas.snapshot().shards}
+    assert set(atlas.storage.list("cells")) == named
+    assert not atlas.storage.list("leases")

@@ -22,6 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from cellmill.atlas.delta_log import NewFile, digest_of_files, encode_commit, log_key, read_commit, sealed
 from cellmill.atlas.entry import SCHEMA, ShardEntry, from_table, to_table
+from cellmill.atlas.history import commit_infos
 from cellmill.config import Config
 from cellmill.errors import AtlasError, CellmillError, ConflictError, IntegrityError, SourceError, StorageError
 from cellmill.storage import Storage
@@ -171,19 +172,17 @@ class Catalog:
     def log(self) -> list[LogEntry]:
         """Return what made each snapshot, newest first."""
         lines = []
-        for item in self._table().history():
-            stamp = time.gmtime(int(item["timestamp"]) / 1000)
-            facts = json.loads(item.get("facts", "{}"))
-            message = item.get("message") or ("created" if item["version"] == 0 else str(item.get("operation", "")))
+        for version, info in enumerate(commit_infos(self.storage, self.version())):
+            stamp = time.gmtime(int(info.get("timestamp", 0)) / 1000)
             lines.append(
                 LogEntry(
-                    version=item["version"],
+                    version=version,
                     time=time.strftime("%Y-%m-%dT%H:%M:%SZ", stamp),
-                    message=message,
-                    facts=facts,
+                    message=info.get("message") or ("created" if version == 0 else str(info.get("operation", ""))),
+                    facts=json.loads(info.get("facts", "{}")),
                 )
             )
-        return lines
+        return lines[::-1]
 
     def _write(self, base: int, files: dict[str, list[ShardEntry]], change: Change) -> bool:
         """Try the commit once: rows that stay are copied from the files that lose some."""

@@ -18,9 +18,9 @@ from pydantic import Field
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.files import File, Unit, list_files, list_units
 from cellmill.atlas.forgotten import Forgotten, forgotten_versions, mark, unmark
+from cellmill.atlas.history import catalog_lifetimes, is_retained
 from cellmill.atlas.lease import FOLDER as LEASES
 from cellmill.atlas.lease import Lease, LeaseRecord, all_leases, live_leases, lost_key
-from cellmill.atlas.lifetimes import catalog_lifetimes, is_retained
 from cellmill.atlas.tags import all_tags
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.config import Config

@@ -1,4 +1,4 @@
-"""Which snapshots name which files of the catalog, from the whole of the log."""
+"""The whole of the catalog's log: what made each snapshot, and which snapshots name which files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import json
 from collections import defaultdict
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from urllib.parse import unquote
 
+from cellmill.atlas.delta_log import log_key, read_commit
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 Lifetime = list[tuple[int, int]]
 """Ranges of versions, the last of each not included."""
 
-_LOG = "catalog/_delta_log"
+_CATALOG = "catalog"
 _THREADS = 16
 
 
@@ -53,15 +55,33 @@ def is_retained(lifetime: Lifetime, forgotten: Container[int]) -> bool:
     return any(version not in forgotten for first, last in lifetime for version in range(first, last))
 
 
+def commit_infos(storage: Storage, newest: int) -> list[dict[str, Any]]:
+    """Return what each commit says about itself, oldest first.
+
+    Raises
+    ------
+    IntegrityError
+        A file of the log is missing or damaged.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        logs = pool.map(lambda version: _lines(storage, version), range(newest + 1))
+        return [next((line["commitInfo"] for line in lines if "commitInfo" in line), {}) for lines in logs]
+
+
 def _actions(storage: Storage, version: int) -> tuple[list[str], list[str]]:
-    key = f"{_LOG}/{version:020d}.json"
+    lines = _lines(storage, version)
+    removed = [unquote(line["remove"]["path"]) for line in lines if "remove" in line]
+    return removed, [unquote(line["add"]["path"]) for line in lines if "add" in line]
+
+
+def _lines(storage: Storage, version: int) -> list[dict[str, Any]]:
+    key = log_key(_CATALOG, version)
     try:
-        lines = [json.loads(line) for line in storage.get(key).splitlines() if line.strip()]
-        removed = [unquote(line["remove"]["path"]) for line in lines if "remove" in line]
-        return removed, [unquote(line["add"]["path"]) for line in lines if "add" in line]
-    except (SourceError, ValueError, KeyError, TypeError) as error:
+        read_commit(storage, key)
+        return [json.loads(line) for line in storage.get(key).splitlines() if line.strip()]
+    except SourceError as error:
         raise IntegrityError(
-            "A file of the catalog's log is missing or damaged.",
+            "A file of the catalog's log is missing.",
             where=storage.join(key),
             fix="Restore it from a copy of the atlas.",
         ) from error
