@@ -55,6 +55,7 @@ def test_the_page_holds_every_part(tmp_path: Path) -> None:
         scores=SCORES,
         seconds={"ingest": 3.0},
         served="Equal.",
+        apart="None.",
         ingest_run=tmp_path / "ingest",
         lineage=source,
     )

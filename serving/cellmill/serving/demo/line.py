@@ -9,7 +9,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from cellmill.atlas import read
+from cellmill.atlas import Atlas, read
+from cellmill.atlas.leakage import find_leakage
 from cellmill.config import Config, load_config
 from cellmill.console import console
 from cellmill.errors import CellmillError, ConfigError
@@ -68,6 +69,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
     path = steps.config("ingest", source=source)
     with steps.step("ingest", f"cellmill ingest {path}"):
         ingested = ingest(load_config(IngestConfig, path))
+        apart = _held_out_is_apart(directory / "atlas")
     path = steps.config("pretrain")
     with steps.step("pretrain", f"cellmill pretrain {path}"):
         pretrain(load_config(PretrainConfig, path))
@@ -90,7 +92,13 @@ def run_demo(config: DemoConfig) -> DemoResult:
     run.lineage(walk)
 
     report = write_demo_report(
-        directory, scores=tuned.scores, seconds=steps.seconds, served=served, ingest_run=ingested.run, lineage=walk
+        directory,
+        scores=tuned.scores,
+        seconds=steps.seconds,
+        served=served,
+        apart=apart,
+        ingest_run=ingested.run,
+        lineage=walk,
     )
     result = DemoResult(
         seconds=steps.seconds,
@@ -102,6 +110,20 @@ def run_demo(config: DemoConfig) -> DemoResult:
     run.summary(result.model_dump(mode="json"))
     run.close()
     return result
+
+
+def _held_out_is_apart(atlas: Path) -> str:
+    """Verify the atlas, and make sure that no cell of the held-out donor is among those that are learned from."""
+    opened = Atlas.open(atlas)
+    opened.verify().check()
+    snapshot = opened.snapshot()
+    held_out = snapshot.select(f"donor == '{HELD_OUT}'")
+    leakage = find_leakage(snapshot.select(f"donor != '{HELD_OUT}'"), held_out)
+    if leakage.equal_cells or leakage.same_cells or leakage.n_donors:
+        raise CellmillError(
+            f"{leakage.equal_cells} cells of the held-out donor equal cells that are learned from.", where=opened.url
+        )
+    return f"Of the {held_out.n_cells} cells of the held-out donor none equals a cell that the models learned from."
 
 
 def _ask(url: str, cells: ad.AnnData, model: Path, answer_path: Path) -> str:

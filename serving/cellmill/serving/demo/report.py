@@ -57,6 +57,7 @@ def write_demo_report(
     scores: Mapping[str, Mapping[str, float]],
     seconds: Mapping[str, float],
     served: str,
+    apart: str,
     ingest_run: Path,
     lineage: Lineage,
 ) -> Path:
@@ -72,6 +73,8 @@ def write_demo_report(
         Wall time by step.
     served
         One sentence on how the served answers compare with the offline ones.
+    apart
+        One sentence on what training and held-out cells have in common.
     ingest_run
         Directory of the ingestion's run.
     lineage
@@ -80,7 +83,7 @@ def write_demo_report(
     timing = tuple((name, f"{value:.0f} s") for name, value in seconds.items())
     summary = Section(
         title="Where the model stands",
-        text=(where_the_model_stands(scores), served),
+        text=(where_the_model_stands(scores), apart, served),
         tables=(scores_table(scores), Table(header=("step", "wall time"), rows=(*timing, _total(seconds)))),
         figures=(Figure(path=directory / "plots" / "umap.png", caption="UMAP of the held-out donor's embeddings"),),
     )
