@@ -19,6 +19,7 @@ from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.obsm import PREFIX, TableMatrix, names_of_columns
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.table import Table
+from cellmill.ingestion.sources.translating import reading_hdf5, translated
 from cellmill.ingestion.sources.tree import Tree
 
 _CATEGORIES = "_categories"
@@ -66,6 +67,7 @@ class AnnDataGroupSource:
         """Number of cells."""
         return self._table("obs").n_rows
 
+    @translated(reading_hdf5)
     def places(self) -> Sequence[str]:
         """Return the places where counts may be, the likeliest first."""
         layers = [f"layers/{name}" for name in self._tree.names("layers")] if "layers" in self._tree else []
@@ -73,10 +75,12 @@ class AnnDataGroupSource:
         own = [place for place in ("raw.X", "X") if self._key(place) in self._tree]
         return [*named, *own, *(place for place in layers if place not in named)]
 
+    @translated(reading_hdf5)
     def starts(self, place: str) -> npt.NDArray[np.int64]:
         """Return where the values of each cell begin among all that are stored at `place`."""
         return self._matrix(place).starts
 
+    @translated(reading_hdf5)
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table that belongs to the matrix at `place`."""
         if place.startswith(PREFIX):
@@ -90,15 +94,18 @@ class AnnDataGroupSource:
         """Return the columns of `var` with ids and symbols."""
         return names_in(self.var(place))
 
+    @translated(reading_hdf5)
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of the cells' table."""
         return list(self._table("obs").columns)
 
+    @translated(reading_hdf5)
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
         table = self._table("obs")
         return pd.DataFrame({name: table.column(name, start, stop) for name in columns}, index=table.index(start, stop))
 
+    @translated(reading_hdf5)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         return self._matrix(place).rows(start, stop)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import is_web
+from cellmill.ingestion.sources.translating import first_line
 
 _PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _ROWS_AT_ONCE = 1 << 12
@@ -271,9 +272,8 @@ def reading(where: str) -> Iterator[None]:
     """Turn Arrow's errors into ours."""
     try:
         yield
-    except (pa.ArrowException, OSError, KeyError, EOFError) as error:
-        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise SourceError(f"The file is damaged or cut short: {text}", where=where, fix=_FIX) from error
+    except (pa.ArrowException, OSError, KeyError, EOFError, UnicodeDecodeError) as error:
+        raise SourceError(f"The file is damaged or cut short: {first_line(error)}", where=where, fix=_FIX) from error
 
 
 def _readable(place: Place) -> Any:

@@ -9,6 +9,7 @@ from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_tree import Hdf5Tree
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.translating import reading_hdf5
 
 
 class H5ad:
@@ -37,7 +38,8 @@ class H5ad:
                     where=place.url,
                     fix="Give an AnnData file as written by `adata.write_h5ad`.",
                 )
-            return AnnDataGroupSource(place, name, Hdf5Tree(file, place.url))
+            with reading_hdf5(place.url):
+                return AnnDataGroupSource(place, name, Hdf5Tree(file, place.url))
         except SourceError:
             file.close()
             raise

@@ -23,6 +23,7 @@ from cellmill.ingestion.sources.modalities import MODALITY, modality_of_name
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.table import Table
 from cellmill.ingestion.sources.tenx_features import digest_of_part
+from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 _FIX = "Write the file again with mudata: `mdata.update(); mdata.write(path)`."
 
@@ -74,10 +75,12 @@ class ModalitySource(AnnDataGroupSource):
             return table
         return table.assign(**{MODALITY: modality_of_name(self.modality)})
 
+    @translated(reading_hdf5)
     def obs_columns(self) -> list[str]:
         """Return the names of all columns."""
         return list(self._columns)
 
+    @translated(reading_hdf5)
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of columns, missing where a sister has no such cell."""
         frame = super().obs([], start, stop)
@@ -182,9 +185,10 @@ class H5muFormat:
         """
         file = open_hdf5(place)
         try:
-            chosen = _choose(file, config, place.url)
-            modalities = [ModalitySource(place, name, file, modality) for modality in chosen]
-            return modalities[0] if len(modalities) == 1 else MuDataSource(place, config, modalities)
+            with reading_hdf5(place.url):
+                chosen = _choose(file, config, place.url)
+                modalities = [ModalitySource(place, name, file, modality) for modality in chosen]
+                return modalities[0] if len(modalities) == 1 else MuDataSource(place, config, modalities)
         except BaseException:
             file.close()
             raise

@@ -29,7 +29,7 @@ def open_hdf5(place: Place) -> h5py.File:
     outside: list[str] = []
     try:
         file.visititems_links(lambda name, link: outside.append(name) if isinstance(link, h5py.ExternalLink) else None)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, SystemError) as error:
         file.close()
         raise _damaged(place.url) from error
     if outside:

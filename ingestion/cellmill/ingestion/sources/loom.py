@@ -23,6 +23,7 @@ from cellmill.ingestion.sources.matrix import native
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 BARCODES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "cell_names", "index")
 """Attributes of columns that name the cells, the likeliest first."""
@@ -75,17 +76,20 @@ class LoomSource:
         """Number of cells."""
         return int(self._shape[1])
 
+    @translated(reading_hdf5)
     def places(self) -> Sequence[str]:
         """Return the layers whose names say counts, the main matrix, and the other layers."""
         layers = [f"layers/{name}" for name in self._file.get("layers", {})]
         named = [place for place in layers if place.removeprefix("layers/").lower() in NAMED_COUNTS]
         return [*named, "X", *(place for place in layers if place not in named)]
 
+    @translated(reading_hdf5)
     def starts(self, place: str) -> npt.NDArray[np.int64]:
         """Return where the values of each cell begin: every value is stored, for loom is dense."""
         self._matrix(place)
         return np.arange(self.n_cells + 1, dtype=np.int64) * int(self._shape[0])
 
+    @translated(reading_hdf5)
     def var(self, place: str) -> pd.DataFrame:
         """Return the attributes of rows; the index is the position."""
         self._matrix(place)
@@ -100,6 +104,7 @@ class LoomSource:
         """Return the names of the attributes of columns."""
         return [name for name in self._cells if name != self._barcode]
 
+    @translated(reading_hdf5)
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of attributes of columns, indexed by barcode, or by number if there is none."""
         stop = self.n_cells if stop is None else stop
@@ -109,6 +114,7 @@ class LoomSource:
         names = self._values("col_attrs", *self._cells[self._barcode], start, stop)
         return pd.DataFrame(found, index=pd.Index([str(name) for name in names]))
 
+    @translated(reading_hdf5)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read cells ``[start, stop)``."""
         matrix = self._matrix(place)
@@ -177,7 +183,8 @@ class LoomFormat:
 
     def open(self, place: Place, name: str, config: SourceConfig) -> LoomSource:
         """Open a file."""
-        return LoomSource(place, name)
+        with reading_hdf5(place.url):
+            return LoomSource(place, name)
 
 
 FORMAT = LoomFormat()

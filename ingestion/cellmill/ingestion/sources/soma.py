@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, wraps
+from functools import cached_property
 from importlib.util import find_spec
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,9 @@ from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.soma_address import address, tiledb_config
+from cellmill.ingestion.sources.translating import first_line, translated
 
 I64 = npt.NDArray[np.int64]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _JOINID = "soma_joinid"
 _BARCODES = ("obs_id", "barcode", "cell_id", "index", "observation_joinid")
@@ -45,17 +44,7 @@ def _reading(where: str) -> Iterator[None]:
     try:
         yield
     except (SOMAError, RuntimeError, OSError, KeyError, ValueError, TypeError) as error:
-        text = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise SourceError(f"TileDB-SOMA cannot read it: {text}", where=where, fix=_FIX) from error
-
-
-def _translated(method: Callable[Concatenate[SomaSource, P], R]) -> Callable[Concatenate[SomaSource, P], R]:
-    @wraps(method)
-    def call(self: SomaSource, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with _reading(self.url):
-            return method(self, *args, **kwargs)
-
-    return call
+        raise SourceError(f"TileDB-SOMA cannot read it: {first_line(error)}", where=where, fix=_FIX) from error
 
 
 class SomaSource:
@@ -121,12 +110,12 @@ class SomaSource:
         """Return the layers whose names say counts, ``raw.X``, ``X``, and the other layers."""
         return self._places
 
-    @_translated
+    @translated(_reading)
     def starts(self, place: str) -> I64:
         """Return where the values of each cell begin at `place`, as if cells were alike: only their number is known."""
         return np.arange(self.n_cells + 1, dtype=np.int64) * -(-self._stored(place) // self.n_cells)
 
-    @_translated
+    @translated(_reading)
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' table of the measurement."""
         return self._features(place)[0]
@@ -135,12 +124,12 @@ class SomaSource:
         """Return the columns of `var` with ids and symbols."""
         return names_in(self.var(place))
 
-    @_translated
+    @translated(_reading)
     def obs_columns(self) -> list[str]:
         """Return the names of the columns of the cells' table."""
         return [name for name in self._obs.keys() if name not in (_JOINID, self._barcode)]  # noqa: SIM118
 
-    @_translated
+    @translated(_reading)
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
         ids = self._ids[start:stop]
@@ -152,7 +141,7 @@ class SomaSource:
         index = frame[self._barcode].astype(str) if self._barcode else frame.index.astype(str)
         return frame[list(columns)].set_axis(pd.Index(index.tolist()), axis=0)
 
-    @_translated
+    @translated(_reading)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         array = self._array(place)

@@ -26,6 +26,7 @@ from cellmill.ingestion.sources.tenx_features import (
     digest_of_part,
     feature_table,
 )
+from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 _PARTS = {"barcodes", "data", "indices", "indptr", "shape"}
 _FIX = "Fetch the file again: Cell Ranger writes all of its arrays."
@@ -108,6 +109,7 @@ class TenxH5Source:
         """Return the one place of the counts."""
         return ["X"]
 
+    @translated(reading_hdf5)
     def starts(self, place: str) -> npt.NDArray[np.int64]:
         """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
         return self._at(place).starts
@@ -129,6 +131,7 @@ class TenxH5Source:
         """Return a table of barcodes ``[start, stop)``."""
         return pd.DataFrame(index=self._barcodes[start:stop], columns=list(columns))
 
+    @translated(reading_hdf5)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)``."""
         rows: Any = self._at(place).rows(start, stop)
@@ -155,7 +158,8 @@ class TenxH5Format:
 
     def open(self, place: Place, name: str, config: SourceConfig) -> TenxH5Source:
         """Open a file."""
-        return TenxH5Source(place, name, config.genome)
+        with reading_hdf5(place.url):
+            return TenxH5Source(place, name, config.genome)
 
 
 FORMAT = TenxH5Format()
