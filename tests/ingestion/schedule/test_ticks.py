@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.withdrawals import lift
+from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import SourceConfig, commit
 from cellmill.ingestion.duplicates import find_duplicates
 from cellmill.ingestion.schedule.report import TickReport
@@ -298,3 +300,46 @@ def test_what_is_still_being_written_is_left_to_a_later_tick(tmp_path: Path, ope
     assert report.retry is not None
     assert (clock.slept[0] - report.started).total_seconds() == 20
     assert names(scheduler(config, FakeClock()).once(), "landed") == {"growing"}
+
+
+def test_cells_that_are_withdrawn_come_back_when_the_withdrawal_is_lifted(tmp_path: Path, opened: list[str]) -> None:
+    root, clock = tmp_path / "atlas", FakeClock()
+    part, whole = make_adata(30, seed=1), make_adata(9, seed=2)
+    whole.obs["donor"] = "d1"
+    paths = [write(adata, tmp_path / f"{name}.h5ad") for name, adata in (("part", part), ("whole", whole))]
+    sources = [{"path": str(path), "organism": "human", "obs": {"donor": "donor"}} for path in paths]
+    config = schedule(root, ingest={"sources": sources})
+    scheduler(config, clock).once()
+    atlas = Atlas.open(root)
+    remove(atlas, "donor = 'd1'", "consent")
+    opened.clear()
+    after = scheduler(config, clock).once()
+    assert (after.outcome, after.unchanged, names(after, "withdrawn"), opened) == ("unchanged", 1, {"whole"}, [])
+    assert atlas.snapshot().n_cells == 20
+
+    # Nothing brings them back while it holds, also where the whole of a source is withdrawn.
+    whole.obs["age"] += 1
+    write(whole, paths[1])
+    assert [landing.cells for landing in scheduler(config, clock).once().landed] == [0]
+    assert atlas.snapshot().n_cells == 20
+
+    lift(atlas.storage, 1, "consent again")
+    back = scheduler(config, clock).once()
+    assert names(back, "landed") == {"part", "whole"}
+    assert atlas.snapshot().n_cells == 39
+    assert scheduler(config, clock).once().unchanged == 2
+
+
+def test_a_file_that_belongs_to_a_source_is_part_of_its_fingerprint(tmp_path: Path) -> None:
+    cells, proteins = make_adata(12, seed=1), make_adata(12, seed=1)
+    proteins.var_names = [f"protein{n}" for n in range(proteins.n_vars)]
+    paths = [write(cells, tmp_path / "rna.h5ad"), write(proteins, tmp_path / "adt.h5ad")]
+    join = [{"path": str(paths[1]), "modality": "protein"}]
+    source = {"path": str(paths[0]), "organism": "human", "join": join}
+    config = schedule(tmp_path / "atlas", ingest={"sources": [source]})
+    clock = FakeClock()
+    assert names(scheduler(config, clock).once(), "landed") == {"rna"}
+    assert scheduler(config, clock).once().unchanged == 1
+    proteins.X = proteins.X * 2
+    write(proteins, paths[1])
+    assert [landing.committed for landing in scheduler(config, clock).once().landed] == [True]

@@ -40,8 +40,29 @@ class Decision:
     error: CellmillError | None = None
 
 
+@dataclass(frozen=True)
+class Holdings:
+    """What the newest snapshot of an atlas holds.
+
+    Attributes
+    ----------
+    whole, incomplete
+        (data set, sha256) of sources with all cells that they may have, and of those that lack cells since a
+        withdrawal which was lifted.
+    withdrawals
+        Numbers of the withdrawals that hold.
+    snapshot
+        Its number; None where there is no atlas yet.
+    """
+
+    whole: Set[tuple[str, str]] = frozenset()
+    incomplete: Set[tuple[str, str]] = frozenset()
+    withdrawals: tuple[int, ...] = ()
+    snapshot: int | None = None
+
+
 def decide(
-    state: State, seen: Survey, held: Set[tuple[str, str]], now: datetime, *, land_withdrawn: bool = False
+    state: State, seen: Survey, atlas: Holdings, now: datetime, *, land_withdrawn: bool = False
 ) -> list[Decision]:
     """Return what to do with every source, those to be ingested in the order of the configuration.
 
@@ -51,8 +72,8 @@ def decide(
         What is remembered.
     seen
         What there is.
-    held
-        (data set, sha256 of the source) of all shards of the newest snapshot.
+    atlas
+        What the newest snapshot holds.
     now
         The time.
     land_withdrawn
@@ -60,7 +81,7 @@ def decide(
     """
     decisions = [Decision("failed", line, error.what, error=error) for line, error in seen.failed.items()]
     for key, found in seen.found.items():
-        decisions.append(_of_one(found, state.sources.get(key), held, now, land_withdrawn))
+        decisions.append(_of_one(found, state.sources.get(key), atlas, now, land_withdrawn))
     for key, line in seen.missing.items():
         if key not in state.sources:
             error = SourceError("The file does not exist.", where=key, fix="Check the path.")
@@ -72,9 +93,7 @@ def decide(
     return decisions
 
 
-def _of_one(
-    found: Found, record: Record | None, held: Set[tuple[str, str]], now: datetime, land_withdrawn: bool
-) -> Decision:
+def _of_one(found: Found, record: Record | None, atlas: Holdings, now: datetime, land_withdrawn: bool) -> Decision:
     if found.error is not None:
         return Decision("failed", found.key, found.error.what, found, found.error)
     landed, failure = (record.landed, record.failure) if record else (None, None)
@@ -91,7 +110,10 @@ def _of_one(
         return Decision("changed", found.key, "other settings", found)
     if landed.stamp != found.stamp:
         return Decision("changed", found.key, "other size, time or tag", found)
-    if (landed.dataset, landed.sha256) not in held:
+    mine = (landed.dataset, landed.sha256)
+    if mine in atlas.incomplete:
+        return Decision("changed", found.key, "a withdrawal of its cells was lifted", found)
+    if mine not in atlas.whole:
         reason = f"ingested in snapshot {landed.snapshot}, and taken out of the atlas since"
         return Decision("changed" if land_withdrawn else "withdrawn", found.key, reason, found)
     return Decision("unchanged", found.key, "", found)

@@ -49,16 +49,18 @@ def land(
     snapshot = Atlas.open(result.atlas).snapshot(result.snapshot)
     read = {report.sha256 for report in result.reports}
     mine = [entry for entry in snapshot.shards if entry.source_url == found.url or entry.source_sha256 in read]
-    if not mine:
-        raise IntegrityError(
-            f"The source was ingested, but snapshot {result.snapshot} does not name it.", where=found.url
-        )
+    if not mine and not result.reports:
+        raise IntegrityError(f"Snapshot {result.snapshot} does not name a source that it is to hold.", where=found.url)
+    # Where all of its cells are withdrawn, only the report tells of a source.
+    dataset, sha256 = (
+        (mine[0].dataset, mine[0].source_sha256) if mine else (result.reports[0].dataset, result.reports[0].sha256)
+    )
     landed = Landed(
         stamp=found.stamp,
         settings=found.settings,
-        dataset=mine[0].dataset,
-        url=mine[0].source_url,
-        sha256=mine[0].source_sha256,
+        dataset=dataset,
+        url=mine[0].source_url if mine else found.url,
+        sha256=sha256,
         snapshot=result.snapshot,
         cells=sum(entry.n_cells for entry in mine),
         hidden=sum(entry.n_rows - entry.n_cells for entry in mine),

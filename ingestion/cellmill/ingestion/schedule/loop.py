@@ -123,6 +123,8 @@ class Scheduler:
                 try:
                     report = tick.run()
                 except (KeyboardInterrupt, SystemExit):
+                    # Ray's own handler has set an alarm that aborts the process three seconds after a SIGTERM.
+                    signal.alarm(0)
                     tick.stop()
                     raise
                 tick.show_end(state="waiting", next=next_time(self._config.cron, self._config.zone, self._clock.now()))

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.withdrawals import active_withdrawals, is_current
 from cellmill.ingestion.schedule import census
 from cellmill.ingestion.schedule.board import Board
 from cellmill.ingestion.schedule.clock import Clock
 from cellmill.ingestion.schedule.config import ScheduleConfig
-from cellmill.ingestion.schedule.decide import Decision, decide
+from cellmill.ingestion.schedule.decide import Decision, Holdings, decide
 from cellmill.ingestion.schedule.run_log import RunLog
 from cellmill.ingestion.schedule.state import State, StateStore
 from cellmill.ingestion.schedule.survey import survey
@@ -45,21 +46,30 @@ class Setting:
         """Name of the schedule's lock."""
         return f"schedule-{self.config.name}"
 
-    def look(self, state: State) -> tuple[list[Decision], int | None]:
-        """Return what a tick would do now, and the newest snapshot; nothing is written.
+    def look(self, state: State) -> tuple[list[Decision], Holdings]:
+        """Return what a tick would do now, and what the atlas holds; nothing is written.
 
         Raises
         ------
         ConfigError
             Two lines of the configuration find the same source.
         """
-        held, snapshot = set[tuple[str, str]](), None
-        if self.storage.exists("atlas.json"):
-            newest = Atlas.open(self.storage.url).snapshot()
-            held, snapshot = {(entry.dataset, entry.source_sha256) for entry in newest.shards}, newest.version
+        holdings = self._holdings()
         seen = survey(self.config.ingest, lambda: census.read_releases(self.config.census_directory))
-        land_withdrawn = self.config.withdrawn == "land"
-        return decide(state, seen, held, self.clock.now(), land_withdrawn=land_withdrawn), snapshot
+        # What a lifted withdrawal had taken whole left no trace in the snapshot.
+        again = self.config.withdrawn == "land" or not set(state.withdrawals) <= set(holdings.withdrawals)
+        return decide(state, seen, holdings, self.clock.now(), land_withdrawn=again), holdings
+
+    def _holdings(self) -> Holdings:
+        if not self.storage.exists("atlas.json"):
+            return Holdings()
+        snapshot = Atlas.open(self.storage.url).snapshot()
+        active = {withdrawal.number for withdrawal in active_withdrawals(self.storage)}
+        whole: set[tuple[str, str]] = set()
+        incomplete: set[tuple[str, str]] = set()
+        for entry in snapshot.shards:
+            (whole if is_current(entry, active) else incomplete).add((entry.dataset, entry.source_sha256))
+        return Holdings(whole, incomplete, tuple(sorted(active)), snapshot.version)
 
 
 def _directory(config: ScheduleConfig, storage: Storage) -> Path:

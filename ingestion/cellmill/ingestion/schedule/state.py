@@ -108,6 +108,8 @@ class State(Config):
         that tick was killed after its commit.
     owed
         A hook that has to be run.
+    withdrawals
+        Those that held at the end of the last tick.
     sources
         By URL without secrets.
     """
@@ -116,6 +118,7 @@ class State(Config):
     snapshot: int = 0
     pending: tuple[str, ...] = ()
     owed: Owed | None = None
+    withdrawals: tuple[int, ...] = ()
     sources: dict[str, Record] = Field(default_factory=dict)
 
 

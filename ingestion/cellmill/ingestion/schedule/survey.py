@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +42,8 @@ class Found:
         Digest of all that the configuration says about the result.
     error
         Why it could not be looked at.
-    place
-        Where to look again; None for what never changes.
+    places
+        Where to look again: the source, and the files that belong to it. None of them for what never changes.
     """
 
     key: str
@@ -53,12 +53,12 @@ class Found:
     stamp: str
     settings: str
     error: CellmillError | None = None
-    place: Place | None = None
+    places: tuple[Place, ...] = ()
 
     def is_still(self) -> bool:
         """Return whether the source is as it was when it was found: nobody is writing it."""
         try:
-            return self.place is None or Place(self.place.location).stamp == self.stamp
+            return not self.places or _stamp([Place(place.location) for place in self.places]) == self.stamp
         except CellmillError:
             return False
 
@@ -134,14 +134,21 @@ def _look(place: Place, pattern: str, line: SourceConfig, config: IngestConfig) 
     # A name found by a pattern is no pattern itself, whatever letters are in it.
     path = place.location if is_web(place.location) else glob.escape(place.location)
     stamp, error = "", None
+    places: tuple[Place, ...] = (place,)
     try:
         if not place.exists:
             return None
-        stamp = place.stamp
+        beside = [line.features, *(path for join in line.join for path in (join.path, join.features))]
+        places = (place, *(Place(path) for path in beside if path is not None))
+        stamp = _stamp(places)
     except CellmillError as caught:
         error = caught
     source = line.model_copy(update={"path": path})
-    return Found(place.url, place.url, pattern, source, stamp, settings_digest(config, line), error, place)
+    return Found(place.url, place.url, pattern, source, stamp, settings_digest(config, line), error, places)
+
+
+def _stamp(places: Sequence[Place]) -> str:
+    return " ".join(place.stamp for place in places)
 
 
 def _release(line: SourceConfig, config: IngestConfig, releases: Callable[[], Mapping[str, Any]]) -> Found:

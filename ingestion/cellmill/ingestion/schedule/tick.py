@@ -50,12 +50,12 @@ class Tick:
             Another process took the lock; what was committed before stays.
         """
         self._show("looking at the sources")
-        self._decisions, snapshot = self._its.look(self._state)
+        self._decisions, holdings = self._its.look(self._state)
         by_kind = {kind: [one for one in self._decisions if one.kind == kind] for kind in (*DUE, "waiting", "vanished")}
         due = self._settled([one for one in self._decisions if one.kind in DUE])
         gone = [one.key for one in by_kind["vanished"]]
         self._tell(
-            snapshot=snapshot,
+            snapshot=holdings.snapshot,
             vanished=tuple(gone),
             withdrawn=tuple(one.key for one in self._decisions if one.kind == "withdrawn"),
             waiting=len(by_kind["waiting"]),
@@ -69,8 +69,8 @@ class Tick:
             self._show(f"{number} of {len(due)}: {one.key} ({one.kind})")
             self._land(one)
         self._vanish(gone)
-        if self._state.pending:
-            self._save(pending=())
+        if self._state.pending or self._state.withdrawals != holdings.withdrawals:
+            self._save(pending=(), withdrawals=holdings.withdrawals)
         self._run_hook()
         changed = any(landing.committed for landing in self.report.landed) or bool(self.report.removed)
         early = [moment for failures, moment in self._retries if failures <= self._config.retries.attempts]
