@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from cellmill.atlas import Atlas, lease
+from cellmill.atlas import Atlas, lease, read
 from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import IngestConfig, ingest, pipeline, result  # noqa: F401 - imported before the fork
+from cellmill.ingestion.sources import registry
 from tests.faults.points import Point, Points
 
 LEASE_S = 1.0
@@ -36,7 +38,31 @@ def _collect(folder: Path, forget: bool) -> None:
     collect(Atlas.open(folder / "atlas"), Forget() if forget else None, grace_s=0)
 
 
-ACTIONS: dict[str, Callable[..., None]] = {"ingest": _ingest, "remove": _remove, "collect": _collect}
+def _without_space(folder: Path, paths: list[str]) -> None:
+    """Ingest where no file may be longer than this."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
+    _ingest(folder, paths)
+
+
+def _as_nobody(folder: Path, paths: list[str]) -> None:
+    """Ingest into a folder of another user, from which this one may only read."""
+    registry.formats()  # compiled code is kept beside the sources, where nobody may not write
+    if os.geteuid() == 0:
+        os.setuid(65534)
+    else:
+        (folder / "atlas").chmod(0o555)
+        (folder / "atlas/leases").chmod(0o555)
+    assert read(folder / "atlas").n_obs
+    _ingest(folder, paths)
+
+
+ACTIONS: dict[str, Callable[..., None]] = {
+    "ingest": _ingest,
+    "remove": _remove,
+    "collect": _collect,
+    "without space": _without_space,
+    "as nobody": _as_nobody,
+}
 
 
 def main() -> None:
