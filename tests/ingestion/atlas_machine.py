@@ -143,16 +143,17 @@ class AtlasMachine(RuleBasedStateMachine):
         return "donor" in self.atlas.snapshot().columns
 
     @precondition(lambda self: self.withdrawn)
-    @rule(data=st.data())
-    def let_back(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.withdrawn)))
+    @rule(last=st.booleans())
+    def let_back(self, last: bool) -> None:
+        number = max(self.withdrawn) if last else min(self.withdrawn)
         lift(self.atlas.storage, number, "a mistake")
         del self.withdrawn[number]
         COUNTS["lift"] += 1
 
-    @rule(data=st.data())
-    def roll_back(self, data: st.DataObject) -> None:
-        version = data.draw(st.sampled_from(sorted(self.snapshots)))
+    @precondition(lambda self: len(self.snapshots) > 2)
+    @rule(back=st.integers(1, 8))
+    def roll_back(self, back: int) -> None:
+        version = max(0, max(self.snapshots) - back)
         if version in self.forgotten:
             with pytest.raises(AtlasError, match="forgotten"):
                 rollback(self.atlas, version)
@@ -169,9 +170,9 @@ class AtlasMachine(RuleBasedStateMachine):
         self.present = dict(target)
         self.note(number, "rollback")
 
-    @rule(name=st.sampled_from(["v1", "v2"]), data=st.data())
-    def tag(self, name: str, data: st.DataObject) -> None:
-        version = data.draw(st.sampled_from(sorted(self.snapshots)))
+    @rule(name=st.sampled_from(["v1", "v2"]), back=st.integers(0, 5))
+    def tag(self, name: str, back: int) -> None:
+        version = max(0, max(self.snapshots) - back)
         if name in self.tags:
             delete_tag(self.atlas.storage, name)
             del self.tags[name]
@@ -179,6 +180,7 @@ class AtlasMachine(RuleBasedStateMachine):
         elif version in self.forgotten:
             with pytest.raises(AtlasError, match="forgotten"):
                 add_tag(self.atlas, name, version)
+            COUNTS["tag of a forgotten one"] += 1
         else:
             add_tag(self.atlas, name, version)
             self.tags[name] = version

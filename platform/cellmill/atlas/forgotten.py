@@ -12,6 +12,7 @@ from cellmill.errors import AtlasError
 from cellmill.storage import Storage
 
 _FOLDER = "forgotten"
+_THREADS = 16
 _NAME = re.compile(rf"{_FOLDER}/(\d+)\.json")
 
 
@@ -38,6 +39,21 @@ def forgotten_versions(storage: Storage) -> set[int]:
     return {int(found[1]) for key in storage.list(_FOLDER) if (found := _NAME.fullmatch(key))}
 
 
+def all_forgotten(storage: Storage) -> list[Forgotten]:
+    """Return all records of forgotten snapshots, by number.
+
+    Raises
+    ------
+    IntegrityError
+        One is damaged.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(
+            lambda version: read_record(storage, _key(version), Forgotten), sorted(forgotten_versions(storage))
+        )
+        return [record for record in found if record is not None]
+
+
 def check_known(storage: Storage, version: int) -> None:
     """Refuse a snapshot that is forgotten.
 
@@ -57,7 +73,7 @@ def check_known(storage: Storage, version: int) -> None:
 
 def mark(storage: Storage, records: Iterable[Forgotten]) -> None:
     """Mark snapshots as forgotten."""
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda record: storage.put_if_absent(_key(record.version), encode(record)), records))
 
 

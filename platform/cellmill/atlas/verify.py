@@ -12,8 +12,7 @@ from cellmill.atlas.hash_run import HashRun
 from cellmill.atlas.overlay import verify_overlay
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
-from cellmill.atlas.tags import all_tags
-from cellmill.atlas.withdrawals import all_withdrawals
+from cellmill.atlas.verify_records import check_tags, check_withdrawals
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import CellmillError, IntegrityError
@@ -92,8 +91,8 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
 
     attempt(storage.join("catalog"), lambda: _check_catalog(snapshot))
     attempt(storage.join("vocabulary"), lambda: _check_vocabulary(snapshot))
-    for records in (all_tags, all_withdrawals):
-        attempt(storage.url, partial(_read_all, records, storage))
+    for check_records in (check_tags, check_withdrawals):
+        attempt(storage.url, partial(check_records, snapshot))
     for entry in snapshot.shards:
         where = storage.join(entry.shard_path)
         before = len(damage)
@@ -124,10 +123,6 @@ def _check_catalog(snapshot: Snapshot) -> None:
         list(pool.map(partial(read_commit, atlas.storage), keys))
     if atlas.snapshot(snapshot.version).shards != snapshot.shards:
         raise IntegrityError("The catalog has other rows than a moment ago.", where=atlas.storage.join("catalog"))
-
-
-def _read_all(records: Callable[[Storage], object], storage: Storage) -> None:
-    records(storage)
 
 
 def _check_vocabulary(snapshot: Snapshot) -> None:

@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.forgotten import Forgotten, mark
+from cellmill.atlas.tags import add_tag
+from cellmill.atlas.withdrawals import record_withdrawal
+from cellmill.atlas.withdrawing import remove
 from cellmill.errors import IntegrityError
 from tests.platform.atlas.builders import add_shard, random_counts, small_atlas
 
@@ -48,3 +52,26 @@ def test_a_changed_vocabulary_is_found(tmp_path: Path) -> None:
     found = Atlas.open(tmp_path).verify()
     assert [Path(damage.where).name for damage in found.damage] == ["vocabulary"]
     assert atlas.snapshot().n_cells == 100
+
+
+def test_records_are_verified_and_a_withdrawal_that_was_cut_off_is_found(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path)
+    add_tag(atlas, "v1")
+    mark(atlas.storage, [Forgotten(version=0, time="2026-01-01T00:00:00Z", reason="old")])
+    record_withdrawal(atlas.storage, "donor = 'd1'", "consent")  # and killed before its commit
+    (damage,) = atlas.verify().damage
+    assert "Withdrawal 1 was written down, but 20 cells" in damage.what
+    assert remove(atlas, "donor = 'd1'", "consent").number == 1
+    assert atlas.verify().sound
+    assert atlas.verify(1).sound  # an old snapshot may hold them
+    for path in (
+        tmp_path / "tags/v1.json",
+        tmp_path / "forgotten/000000000000.json",
+        tmp_path / "withdrawals/0001.json",
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"2", b"3", 1))
+        assert [Path(damage.where) for damage in atlas.verify().damage] == [path]
+        path.write_bytes(content)
+    mark(atlas.storage, [Forgotten(version=1, time="2026-01-01T00:00:00Z", reason="old")])
+    assert "The tag 'v1' is of snapshot 1, which is not there." in atlas.verify().damage[0].what
