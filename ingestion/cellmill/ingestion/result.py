@@ -75,6 +75,7 @@ def _line(report: DatasetReport) -> dict[str, str | int]:
         "cells in": report.cells_in,
         "cells kept": report.cells_out,
         "duplicates marked": sum(report.marked.values()),
+        "bytes of hashes read": report.hash_bytes_read,
         **{f"{part.modality} features in": part.genes_in for part in report.parts},
         **{f"{part.modality} features out": part.genes_out for part in report.parts},
         **{f"{part.modality} UMIs lost": f"{part.umis_lost:.2%}" for part in report.parts},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _THREADS = 8
 _REMOTE_THREADS = 32
+_NO_ROWS = RowSet(np.zeros(0, bool))
 
 
 class Snapshot:
@@ -175,14 +176,14 @@ class Snapshot:
         """Return the visible rows of a shard that fulfil a predicate, None for all rows."""
         answer = True if predicate is None else decide(predicate, facts(entry, predicate.columns))
         if answer is False:
-            return RowSet(np.zeros(entry.n_rows, bool))
+            return _NO_ROWS
+        if answer and not entry.overlay:
+            return None
         mask = np.ones(entry.n_rows, bool)
         if answer is None and predicate is not None:
             mask = np.asarray(predicate.mask(self.shard_cells(entry, predicate.columns)))
         if entry.overlay:
             mask = mask & read_overlay(self.atlas.storage, entry).mask(entry.n_rows)
-        elif answer:
-            return None
         return None if mask.all() else RowSet(mask)
 
 
