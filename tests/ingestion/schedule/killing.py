@@ -1,7 +1,8 @@
 """A warm process whose children run one tick each, and may kill themselves at a named point of it.
 
-It takes one JSON object a line: the configuration, the point, and at which passing of the point. It answers with the
-signal that ended the child, 0 for none. It never touches a store itself: their threads do not survive a fork.
+It takes one JSON object a line: the configuration, the point, at which passing of the point, and how many children run
+at once. It answers with how each ended: the negative signal that killed it, 0 if all went well, 1 if not, 2 if the tick
+was skipped. It never touches a store itself: their threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 import numpy as np
@@ -76,16 +77,18 @@ def main() -> None:
     content_hash(np.array([0, 1]), np.array([0]), np.array([1]), feature_keys(["compiled code is loaded once"]))
     for line in sys.stdin:
         order = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            if order["point"]:
-                arm(order["point"], order["passing"])
-            config = parse_config(ScheduleConfig, order["config"], where="test")
-            report = Scheduler(config, FakeClock(), random.Random(0)).once()
-            os._exit(0 if report.is_well else 1)
-        status = os.waitpid(child, 0)[1]
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        print(json.dumps(code), flush=True)
+        config = parse_config(ScheduleConfig, order["config"], where="test")
+        children = [child for _ in range(order["rivals"]) if (child := os.fork()) or run_tick(config, order)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps(codes), flush=True)
+
+
+def run_tick(config: ScheduleConfig, order: dict[str, Any]) -> NoReturn:
+    """Run one tick in a child, and end it."""
+    if order["point"]:
+        arm(order["point"], order["passing"])
+    report = Scheduler(config, FakeClock(), random.Random(0)).once()
+    os._exit(2 if report.outcome == "skipped" else 0 if report.is_well else 1)
 
 
 if __name__ == "__main__":

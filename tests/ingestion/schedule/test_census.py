@@ -16,6 +16,8 @@ from cellmill.ingestion.sources import AnnDataSource, Place, Source, registry
 from tests.ingestion.cells import make_adata
 from tests.ingestion.schedule.clockwork import FakeClock, schedule, scheduler
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 def release(date: str, **more: Any) -> dict[str, Any]:
     return {"release_build": date, "soma": {"uri": f"s3://census/{date}/soma/"}, "flags": {"lts": True}, **more}

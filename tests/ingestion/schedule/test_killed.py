@@ -18,13 +18,13 @@ from tests.ingestion.cells import make_adata, write
 from tests.ingestion.schedule.clockwork import schedule
 
 ROOT = Path(__file__).resolve().parents[3]
-Run = Callable[..., int]
+Run = Callable[..., Any]
 HOOK = "import os, sys; open(sys.argv[1], 'a').write(os.environ['CELLMILL_DATASETS'] + '\\n')"
 
 
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
-    """Return what runs a tick in a child of a warm process, and gives its exit code."""
+    """Return what runs a tick in a child of a warm process and gives its exit code, or several at once and theirs."""
     warm = subprocess.Popen(
         [sys.executable, "-m", "tests.ingestion.schedule.killing"],
         stdin=subprocess.PIPE,
@@ -34,14 +34,14 @@ def run() -> Iterator[Run]:
         cwd=ROOT,
     )
 
-    def one(config: Any, point: str = "", passing: int = 1) -> int:
+    def one(config: Any, point: str = "", passing: int = 1, rivals: int = 0) -> Any:
         assert warm.stdin is not None
         assert warm.stdout is not None
-        order = {"config": config.model_dump(mode="json"), "point": point, "passing": passing}
+        order = {"config": config.model_dump(mode="json"), "point": point, "passing": passing, "rivals": rivals or 1}
         warm.stdin.write(json.dumps(order) + "\n")
         warm.stdin.flush()
-        code: int = json.loads(warm.stdout.readline())
-        return code
+        codes = json.loads(warm.stdout.readline())
+        return codes if rivals else codes[0]
 
     yield one
     warm.stdin.close()  # type: ignore[union-attr]
@@ -141,3 +141,17 @@ def test_a_killed_tick_loses_and_repeats_nothing(
     assert run(world.config) == 0
     assert [state["number"] for state in world.states()] == numbers
     assert world.content() == undisturbed
+
+
+def test_of_processes_that_tick_at_once_one_works(run: Run, tmp_path: Path) -> None:
+    for seed, name in enumerate("abc"):
+        write(make_adata(12, seed=seed), tmp_path / f"{name}.h5ad")
+    config = schedule(tmp_path / "atlas", tmp_path / "*.h5ad")
+    codes = run(config, rivals=6)
+    # Whoever looks after the winner has ended finds nothing to do; all others are skipped.
+    assert set(codes) <= {0, 2}
+    assert 2 in codes
+    lines = (tmp_path / "atlas/schedule/nightly/log-2026-03.jsonl").read_text().splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert (events.count("landed"), events.count("skipped")) == (3, codes.count(2))
+    assert Atlas.open(tmp_path / "atlas").snapshot().version == 3

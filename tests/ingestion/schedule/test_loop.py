@@ -26,6 +26,8 @@ from cellmill.storage import Storage
 from tests.ingestion.cells import make_adata, write
 from tests.ingestion.schedule.clockwork import DAY, START, FakeClock, schedule, scheduler
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 HOUR = timedelta(hours=1)
 
 

@@ -17,6 +17,8 @@ from cellmill.storage import Storage
 from tests.ingestion.cells import make_adata, write
 from tests.ingestion.schedule.clockwork import DAY, FakeClock, schedule, scheduler
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

@@ -22,6 +22,8 @@ from cellmill.storage import Storage
 from tests.ingestion.cells import counts, expected, make_adata, write
 from tests.ingestion.schedule.clockwork import DAY, FakeClock, schedule, scheduler
 
+pytestmark = pytest.mark.usefixtures("without_plots")
+
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
