@@ -17,7 +17,7 @@ from cellmill.atlas.writing import checksum, shard_keys, write_counts
 from cellmill.genes import Feature
 
 GENES = 20_000
-_POOL = 8192
+POOL = 8192
 _DONORS = 40
 
 
@@ -27,7 +27,7 @@ def counts(n: int, seed: int = 0) -> Any:
     share = np.arange(1, GENES + 1) ** -0.9
     rng.shuffle(share)
     share /= share.sum()
-    made = min(n, _POOL)
+    made = min(n, POOL)
     parts = []
     for start in range(0, made, 256):
         rows = min(256, made - start)
