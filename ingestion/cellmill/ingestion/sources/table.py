@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.matrix import UNREADABLE
@@ -191,14 +192,23 @@ def _plain(values: Any) -> npt.NDArray[Any]:
         return found.astype(object)
     if found.dtype.kind == "O":
         flat = found.ravel().tolist()
-        if all(isinstance(value, str) for value in flat):
+        kind = pd.api.types.infer_dtype(found, skipna=False)
+        if kind == "string":
             return found
+        if kind == "bytes":
+            return _decoded(flat, found.shape)
         if all(value is None or isinstance(value, str | bytes) for value in flat):
             return _decoded(flat, found.shape)
     raise ValueError(f"it holds {found.dtype}, neither numbers nor text")
 
 
 def _decoded(values: list[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        # Names of a million cells are read this way, and few are not UTF-8.
+        found = pa.array(values, pa.binary()).cast(pa.string()).to_numpy(zero_copy_only=False)
+        return np.asarray(found, object).reshape(shape)
+    except pa.ArrowException:
+        pass
     out = np.empty(len(values), dtype=object)
     # Files before AnnData 0.7 may hold text in the encoding of their machine.
     for i, value in enumerate(values):
