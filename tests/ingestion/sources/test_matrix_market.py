@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cellmill.errors import SourceError
-from cellmill.ingestion.sources import matrix_market
+from cellmill.ingestion.sources import stored_rows
 from cellmill.ingestion.sources.inflate import inflated
-from cellmill.ingestion.sources.matrix_market import MatrixMarket, StoredRows
+from cellmill.ingestion.sources.matrix_market import MatrixMarket
+from cellmill.ingestion.sources.stored_rows import StoredRows
 
 HEAD = b"%%MatrixMarket matrix coordinate integer general\n% a comment\n"
 
@@ -57,7 +58,7 @@ def test_entries_in_any_order_and_spelling_equal_what_scipy_reads(
         text = gzip.compress(text[: len(text) // 2]) + gzip.compress(text[len(text) // 2 :])
     columns = data.draw(st.booleans())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matrix_market, "_ENTRIES_AT_ONCE", data.draw(st.integers(1, 20)))
+        patch.setattr(stored_rows, "ENTRIES_AT_ONCE", data.draw(st.integers(1, 20)))
         folder = tmp_path_factory.mktemp("rows") / "rows"
         rows = stored(text, folder, data.draw(st.integers(1, 90)), cells_are_columns=columns)
     wanted = wanted.T if columns else wanted
@@ -125,7 +126,7 @@ def test_memory_is_bounded_whatever_the_size_and_the_order(tmp_path: Path) -> No
     text = buffer.getvalue()
     stored(HEAD + b"1 1 1\n1 1 1\n", tmp_path / "compiled")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matrix_market, "_ENTRIES_AT_ONCE", 1 << 16)
+        patch.setattr(stored_rows, "ENTRIES_AT_ONCE", 1 << 16)
         tracemalloc.start()
         rows = stored(text, tmp_path / "rows", 1 << 18)
         peak = tracemalloc.get_traced_memory()[1]

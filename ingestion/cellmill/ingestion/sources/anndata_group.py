@@ -169,4 +169,6 @@ class AnnDataGroupSource:
         item, where = self._tree[key], f"{self.url}: {place}"
         if place.startswith(PREFIX) and item.attrs.get("encoding-type") == "dataframe":
             return TableMatrix(self._table(key), where)
-        return H5Matrix(item, where, check=self._tree.check_whole)
+        # Without a stamp nothing says that a copy made earlier is of the same content.
+        identity = f"{self.url} {self.stamp} {key}" if self.stamp else ""
+        return H5Matrix(item, where, check=self._tree.check_whole, identity=identity)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cellmill.atlas.jit import compiled
 from cellmill.counts import refuse_inexact
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
+from cellmill.ingestion.sources.prepared import prepared
+from cellmill.ingestion.sources.stored_rows import StoredRows, write_rows
 from cellmill.ingestion.sources.vector import Vector
 
 Layout = Literal["csr", "csc", "dense"]
-_ENTRIES_AT_ONCE = 1 << 22
+_ENTRIES_AT_ONCE = 1 << 20
+_LOOK_CELLS = 256
+"""Of so few rows a matrix by columns is searched, rather than transposed: who looks may not want to read."""
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error)
 """What the libraries raise that read arrays of files that are damaged."""
 
@@ -37,6 +43,9 @@ class H5Matrix:
         Layout and shape, where the item itself does not say them as AnnData does.
     check
         Refuses an array that claims more than is there, or of which parts are missing.
+    identity
+        Names the content, so that a matrix by columns is transposed once a machine; without it, each read goes over
+        all of it.
 
     Raises
     ------
@@ -50,8 +59,10 @@ class H5Matrix:
         where: str,
         described: tuple[Layout, tuple[int, int]] | None = None,
         check: Callable[[Any, str], None] | None = None,
+        identity: str = "",
     ) -> None:
-        self._item, self._where = item, where
+        self._item, self._where, self._identity = item, where, identity
+        self._transposed: StoredRows | None = None
         self.layout, self.shape = described or self._describe()
         if self.layout == "dense":
             self._check_kind(item, "biuf")
@@ -79,13 +90,12 @@ class H5Matrix:
             return self._indptr
         if self.layout == "dense":
             return np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]
-        starts = np.zeros(self.shape[0] + 1, np.int64)
-        for first, last in self._spans():
-            row = self._indices.read(first, last)
-            if int(row.min()) < 0 or int(row.max()) >= self.shape[0]:
-                raise SourceError("The sparse matrix names rows that are not there.", where=self._where, fix=_FIX)
-            starts[1:] += np.bincount(row, minlength=self.shape[0])
-        return np.cumsum(starts)
+        if self._identity:
+            return self._by_rows().starts
+        counts = np.zeros(self.shape[0] + 1, np.int64)
+        for row, _, _ in self._entries():
+            counts[1:] += np.bincount(row, minlength=self.shape[0])
+        return np.cumsum(counts)
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``[start, stop)``.
@@ -97,7 +107,9 @@ class H5Matrix:
         """
         try:
             if self.layout == "dense":
-                return sparse.csr_matrix(native(self._item[start:stop], self._where))
+                return _sparse(native(self._item[start:stop], self._where))
+            if self.layout == "csc" and self._identity and (self._transposed or stop - start > _LOOK_CELLS):
+                return self._by_rows().rows(start, stop)
             found = self._csr(start, stop) if self.layout == "csr" else self._csc(start, stop)
         except UNREADABLE as error:
             raise SourceError(
@@ -125,25 +137,38 @@ class H5Matrix:
 
     def _csc(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """Go over all entries, and keep those of the rows."""
-        rows, columns, values = [], [], []
-        for first, last in self._spans():
-            row = self._indices.read(first, last)
+        rows, columns, values = [np.empty(0, np.int32)], [np.empty(0, np.int32)], [np.empty(0, self._data.dtype)]
+        for row, column, value in self._entries():
             hit = np.flatnonzero((row >= start) & (row < stop))
-            if not hit.size:
-                continue
-            rows.append(row[hit].astype(np.int64) - start)
-            columns.append(np.searchsorted(self._indptr, hit + first, side="right") - 1)
-            values.append(self._data.read(first, last)[hit])
-        if not rows:
-            return np.zeros(stop - start + 1, np.int64), np.empty(0, np.int32), np.empty(0, self._item["data"].dtype)
-        row, column = np.concatenate(rows), np.concatenate(columns).astype(np.int32)
+            rows.append(row[hit] - start)
+            columns.append(column[hit])
+            values.append(value[hit])
+        row, column = np.concatenate(rows), np.concatenate(columns)
         order = np.argsort(row, kind="stable")
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=stop - start))])
         return indptr, column[order], np.concatenate(values)[order]
 
-    def _spans(self) -> Iterator[tuple[int, int]]:
+    def _entries(self) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[Any]]]:
+        """Yield rows, columns and values of a matrix by columns, block by block."""
         n = int(self._item["data"].shape[0])
-        return ((first, min(first + _ENTRIES_AT_ONCE, n)) for first in range(0, n, _ENTRIES_AT_ONCE))
+        for first in range(0, n, _ENTRIES_AT_ONCE):
+            last = min(first + _ENTRIES_AT_ONCE, n)
+            row = self._indices.read(first, last)
+            if int(row.min()) < 0 or int(row.max()) >= self.shape[0]:
+                raise SourceError("The sparse matrix names rows that are not there.", where=self._where, fix=_FIX)
+            column = np.searchsorted(self._indptr, np.arange(first, last), side="right") - 1
+            yield row.astype(np.int32), column.astype(np.int32), native(self._data.read(first, last), self._where)
+
+    def _by_rows(self) -> StoredRows:
+        """Return a copy of a matrix by columns that is by rows, on this machine's disk."""
+        if self._transposed is None:
+            dtype = native(np.empty(0, self._data.dtype)).dtype
+
+            def make(folder: Path) -> None:
+                write_rows(folder, self._entries(), self.shape, int(self._indptr[-1]), dtype, self._where)
+
+            self._transposed = StoredRows(prepared(f"by rows: {self._identity}", make))
+        return self._transposed
 
     def _describe(self) -> tuple[Layout, tuple[int, int]]:
         if hasattr(self._item, "shape"):
@@ -170,6 +195,29 @@ class H5Matrix:
             raise SourceError("The sparse matrix is inconsistent.", where=self._where, fix=_FIX)
         if part.dtype.kind not in kinds:
             raise SourceError(f"The matrix holds {part.dtype}, not numbers.", where=self._where, fix=_FIX)
+
+
+def _sparse(dense: npt.NDArray[Any]) -> sparse.csr_matrix:
+    """Return a dense block as CSR, without the copies that a conversion by coordinates makes."""
+    values = np.ascontiguousarray(dense)
+    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(values, axis=1))]).astype(np.int32)
+    matrix = sparse.csr_matrix(values.shape, dtype=values.dtype)
+    matrix.indptr, matrix.indices = indptr, np.empty(int(indptr[-1]), np.int32)
+    matrix.data = np.empty(int(indptr[-1]), values.dtype)
+    _gather_nonzero(values, matrix.indices, matrix.data)
+    return matrix
+
+
+@compiled
+def _gather_nonzero(dense: npt.NDArray[Any], indices: npt.NDArray[np.int32], data: npt.NDArray[Any]) -> None:
+    position = 0
+    for row in range(dense.shape[0]):
+        for column in range(dense.shape[1]):
+            value = dense[row, column]
+            if value != 0:
+                indices[position] = column
+                data[position] = value
+                position += 1
 
 
 def _check_hdf5(part: Any, where: str) -> None:

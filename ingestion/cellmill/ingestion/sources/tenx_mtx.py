@@ -19,9 +19,10 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.inflate import inflated, lines
 from cellmill.ingestion.sources.listing import children
-from cellmill.ingestion.sources.matrix_market import MatrixMarket, StoredRows
+from cellmill.ingestion.sources.matrix_market import MatrixMarket
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.prepared import prepared
+from cellmill.ingestion.sources.stored_rows import StoredRows
 from cellmill.ingestion.sources.tenx_features import IDS, SYMBOLS, columns_of_genome, digest_of_part, feature_table
 
 _BLOCK = 1 << 22
