@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
@@ -89,35 +91,45 @@ def _refuse_growth(part: h5py.Dataset, block: int, where: str) -> None:
     growth = next((_MOST_GROWTH[one] for one in filters if one in _MOST_GROWTH), None)
     if growth is None:
         return
-    large: list[tuple[tuple[int, ...], int]] = []
+    large: list[Any] = []
 
     def note(chunk: Any) -> None:
         # What is small cannot grow to much, and chunks of usual files are small.
         if chunk.size * growth > SUSPICIOUS_BYTES:
-            large.append((chunk.chunk_offset, chunk.size))
+            large.append(chunk)
 
     part.id.chunk_iter(note)
-    for offset, size in large:
-        if size > block + block // 1000 + 64 or _grown(part, offset, block, filters) > block:
+    for chunk in large:
+        if chunk.size > block + block // 1000 + 64 or _grown(part, chunk, block, filters) > block:
             raise SourceError(
                 f"A chunk of {part.name} grows to more than its {block / 1e6:,.1f} MB.", where=where, fix=_FIX
             )
 
 
-def _grown(part: h5py.Dataset, offset: tuple[int, ...], block: int, filters: list[int]) -> int:
+def _grown(part: h5py.Dataset, chunk: Any, block: int, filters: list[int]) -> int:
     """Return to how many bytes a chunk grows, or some number above the size of a block."""
-    mask, stored = part.id.read_direct_chunk(offset)
-    if mask:
-        return len(stored)
+    if chunk.filter_mask:
+        return int(chunk.size)
     if _LZF in filters:
         # No decoder of it can be stopped; none of its chunks is so large unless it was made so.
         return block + 1
-    decoder, rest, grown = zlib.decompressobj(), stored, 0
+    decoder, grown = zlib.decompressobj(), 0
     try:
-        while rest and not decoder.eof and grown <= block:
-            grown += len(decoder.decompress(rest, _PIECE))
-            rest = decoder.unconsumed_tail
+        for rest in _stored(part, chunk):
+            while rest and not decoder.eof and grown <= block:
+                grown += len(decoder.decompress(rest, _PIECE))
+                rest = decoder.unconsumed_tail
     except zlib.error:
         # Reading will say so.
         return 0
     return grown
+
+
+def _stored(part: h5py.Dataset, chunk: Any) -> Iterator[bytes]:
+    """Yield the bytes of a chunk, in pieces where the file is an ordinary one."""
+    if part.file.driver != "sec2" or part.file.userblock_size:
+        yield part.id.read_direct_chunk(chunk.chunk_offset)[1]
+        return
+    handle = part.file.id.get_vfd_handle()
+    for start in range(0, chunk.size, _PIECE):
+        yield os.pread(handle, min(_PIECE, chunk.size - start), chunk.byte_offset + start)

@@ -21,7 +21,7 @@ from cellmill.ingestion.sources.stored_rows import StoredRows, write_rows
 from cellmill.ingestion.sources.vector import Vector
 
 Layout = Literal["csr", "csc", "dense"]
-_ENTRIES_AT_ONCE = 1 << 20
+_ENTRIES_AT_ONCE = 1 << 19
 _LOOK_CELLS = 256
 """Of so few rows a matrix by columns is searched, rather than transposed: who looks may not want to read."""
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error)

@@ -16,7 +16,7 @@ from cellmill.errors import ResourceError
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
-ENTRIES_AT_ONCE = 1 << 20
+ENTRIES_AT_ONCE = 1 << 19
 
 
 def write_rows(

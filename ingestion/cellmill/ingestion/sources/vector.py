@@ -7,6 +7,7 @@ nearly all files are plain or deflated, and where they are in the file is known.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import h5py
@@ -16,6 +17,9 @@ from isal import igzip_lib, isal_zlib
 
 _DEFLATE, _SHUFFLE = 1, 2
 _PLAIN: tuple[int, ...] = ()
+_LARGE = 1 << 22
+"""Bytes of a chunk above which it is decoded as it is read."""
+_PIECE = 1 << 20
 _KNOWN = (_PLAIN, (_DEFLATE,), (_SHUFFLE, _DEFLATE))
 
 
@@ -37,6 +41,7 @@ class Vector:
             self._length = int(array.chunks[0]) if array.chunks else int(array.shape[0])
             self._runs = _run_ends(self._offsets, self._length * self.dtype.itemsize)
         self._decoded: tuple[int, npt.NDArray[Any]] | None = None
+        self._inflating: _Inflating | None = None
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return entries ``[start, stop)`` as they are stored.
@@ -61,9 +66,18 @@ class Vector:
                 number = after
             else:
                 last = min(stop, (number + 1) * length)
-                out[first - start : last - start] = self._chunk(number)[first % length :][: last - first]
+                out[first - start : last - start] = self._part(number, first - number * length, last - first)
                 number += 1
         return out
+
+    def _part(self, number: int, first: int, n: int) -> npt.NDArray[Any]:
+        """Return entries of a deflated chunk."""
+        size = self.dtype.itemsize
+        if self._filters == (_DEFLATE,) and self._length * size > _LARGE:
+            if self._inflating is None or self._inflating.number != number or self._inflating.at > first * size:
+                self._inflating = _Inflating(number, self._fill, int(self._offsets[number]), int(self._sizes[number]))
+            return np.frombuffer(self._inflating.read(first * size, n * size), self.dtype)
+        return self._chunk(number)[first : first + n]
 
     def _fill(self, piece: npt.NDArray[Any], offset: int) -> None:
         view = piece.view(np.uint8).data
@@ -93,6 +107,54 @@ class Vector:
                 values = values.reshape(self.dtype.itemsize, -1).T.copy()
             self._decoded = number, values.reshape(-1).view(self.dtype)
         return self._decoded[1]
+
+
+class _Inflating:
+    """A large deflated chunk that is decoded as it is read, so that it is never in memory as a whole.
+
+    Parameters
+    ----------
+    number
+        Of the chunk.
+    fill
+        Reads bytes of the file into an array.
+    offset, size
+        Where the chunk is in the file.
+    """
+
+    def __init__(self, number: int, fill: Callable[[npt.NDArray[np.uint8], int], None], offset: int, size: int) -> None:
+        self.number = number
+        self.at = 0
+        self._fill, self._offset, self._left = fill, offset, size
+        self._decoder = isal_zlib.decompressobj()
+        self._stored = b""
+
+    def read(self, start: int, n: int) -> bytes:
+        """Return bytes ``[start, start + n)``; what lies before is decoded and left out."""
+        while self.at < start:
+            self._next(start - self.at)
+        stop, parts = start + n, []
+        while self.at < stop:
+            parts.append(self._next(stop - self.at))
+        return b"".join(parts)
+
+    def _next(self, most: int) -> bytes:
+        while True:
+            if not self._stored and self._left:
+                stored = np.empty(min(_PIECE, self._left), np.uint8)
+                self._fill(stored, self._offset)
+                self._offset, self._left = self._offset + stored.size, self._left - stored.size
+                self._stored = stored.tobytes()
+            try:
+                content: bytes = self._decoder.decompress(self._stored, min(most, _PIECE))
+            except igzip_lib.IsalError as error:  # type: ignore[misc]
+                raise OSError(f"a chunk cannot be decoded ({error})") from error
+            self._stored = self._decoder.unconsumed_tail
+            if content:
+                self.at += len(content)
+                return content
+            if self._decoder.eof or not (self._stored or self._left):
+                raise OSError("a chunk does not have the size that it should have")
 
 
 def _run_ends(offsets: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:

@@ -1,0 +1,111 @@
+"""What tasks need in memory is what the configuration says, whatever the layout of the matrix and its size."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from anndata.io import write_elem
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellmill.ingestion.counts import ranges
+from cellmill.ingestion.memory import chunks_of
+from tests.ingestion.cells import genes
+
+MEGABYTES = 64
+COLUMNS = 4000
+CELLS, PER_CELL = 10_000, 1000
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from cellmill.ingestion import IngestConfig, ingest
+
+def run(source, atlas):
+    settings = {"atlas": atlas, "sources": [{"path": source, "organism": "human"}], "backend": "local",
+                "task_memory_mb": MEGABYTES, "duplicates": {"policy": "keep"}}
+    return ingest(IngestConfig.model_validate(settings)).reports[0].cells_out
+
+def kilobytes(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+small, large, atlas = sys.argv[1:]
+run(small, atlas + "/warm")
+Path("/proc/self/clear_refs").write_text("5")
+before = kilobytes("VmRSS")
+cells = run(large, atlas + "/cold")
+print(json.dumps({"cells": cells, "megabytes": (kilobytes("VmHWM") - before) / 1e3}))
+""".replace("MEGABYTES", str(MEGABYTES))
+
+
+def write(path: Path, layout: str, n_cells: int) -> Path:
+    """Write counts of `PER_CELL` genes a cell, with values of eight bytes as some tools do."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        if layout == "dense":
+            matrix = file.create_dataset("X", (n_cells, COLUMNS), np.float32, chunks=(64, COLUMNS), compression="lzf")
+            for start in range(0, n_cells, 1000):
+                stop = min(start + 1000, n_cells)
+                block = rng.integers(1, 9, (stop - start, COLUMNS)) * (rng.random((stop - start, COLUMNS)) < 0.25)
+                matrix[start:stop] = block
+            matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        else:
+            lines, across = (n_cells, COLUMNS) if layout != "csc" else (COLUMNS, n_cells)
+            each = n_cells * PER_CELL // lines
+            group = file.create_group("X")
+            kind = "csc_matrix" if layout == "csc" else "csr_matrix"
+            group.attrs.update({"encoding-type": kind, "encoding-version": "0.1.0", "shape": (n_cells, COLUMNS)})
+            group["indptr"] = np.arange(lines + 1) * each
+            one_chunk = {"chunks": (lines * each,), "compression": "gzip", "compression_opts": 1}
+            how = one_chunk if layout == "csr in one gzipped chunk" else {}
+            indices = np.concatenate([np.sort(rng.permutation(across)[:each]) for _ in range(50)])
+            values = rng.integers(1, 300, 99_991).astype(float)
+            group.create_dataset("indices", data=np.resize(indices.astype(np.int64), lines * each), **how)
+            group.create_dataset("data", data=np.resize(values, lines * each), **how)
+        write_elem(file, "obs", pd.DataFrame({"donor": ["d"] * n_cells}, index=[f"c{i}" for i in range(n_cells)]))
+        write_elem(file, "var", pd.DataFrame(index=genes(COLUMNS)))
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    return path
+
+
+@pytest.mark.parametrize("layout", ["csr", "csr in one gzipped chunk", "csc", "dense"])
+def test_an_ingestion_stays_within_the_memory_it_was_given(tmp_path: Path, layout: str) -> None:
+    small, large = write(tmp_path / "small.h5ad", layout, 400), write(tmp_path / "large.h5ad", layout, CELLS)
+    size = CELLS * (COLUMNS * 4 if layout == "dense" else PER_CELL * 16)
+    assert size > 2 * MEGABYTES * 1e6
+    environment = {**os.environ, "CELLMILL_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", CHILD, str(small), str(large), str(tmp_path / "atlas")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["cells"] == CELLS
+    assert found["megabytes"] < MEGABYTES
+
+
+@settings(max_examples=200)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(1, 100))
+def test_ranges_cover_everything_once_within_the_limit(weights: list[int], limit: int) -> None:
+    found = list(ranges(np.cumsum(weights), limit))
+    assert [i for start, stop in found for i in range(start, stop)] == list(range(len(weights)))
+    for start, stop in found:
+        assert sum(weights[start:stop]) <= limit or stop == start + 1
+        # No range could have been longer.
+        assert stop == len(weights) or sum(weights[start : stop + 1]) > limit
+
+
+def test_cells_of_very_different_sizes_are_cut_into_chunks_of_equal_weight() -> None:
+    lengths = np.concatenate([np.full(1000, 10), np.full(1000, 20_000), np.full(1000, 10)])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    chunks = chunks_of(starts, 64)
+    assert chunks[0][0] == 0
+    assert chunks[-1][1] == 3000
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(chunks))
+    assert max(starts[b] - starts[a] for a, b in chunks) * 8 <= 32e6
