@@ -54,10 +54,34 @@ def test_tasks_return_arrays_and_a_dying_one_ends_the_run() -> None:
     from cellmill.cluster import ClusterConfig
     from cellmill.ingestion.job import RayBackend
 
-    backend = RayBackend(ClusterConfig())
+    backend = RayBackend(ClusterConfig(), task_memory_mb=64)
     rows = sorted(backend.map(arrays, 3), key=lambda row: int(row["number"]))
     assert [(row["number"], row["text"], list(row["values"])) for row in rows] == [
         (n, "x" * n, list(range(n))) for n in range(3)
     ]
     with pytest.raises(ResourceError, match="3 times"):
         list(backend.map(dies, 1))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_task_that_no_node_has_the_memory_for_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = write(make_adata(10), tmp_path / "a.h5ad")
+    with pytest.raises(ResourceError, match=r"A task needs 100,000,400 MB") as caught:
+        ingest(config(tmp_path / "atlas", path, backend="ray", task_memory_mb=100_000_000))
+    assert "task_memory_mb" in caught.value.fix
+    assert not (tmp_path / "atlas").exists()
+
+
+def memory_of_this_task(number: int) -> dict[str, Any]:
+    import ray
+
+    return {"memory": ray.get_runtime_context().get_assigned_resources().get("memory", 0)}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_tasks_declare_their_memory() -> None:
+    from cellmill.cluster import ClusterConfig
+    from cellmill.ingestion.job import RayBackend
+
+    (row,) = RayBackend(ClusterConfig(), task_memory_mb=100).map(memory_of_this_task, 1)
+    assert row["memory"] == 500e6

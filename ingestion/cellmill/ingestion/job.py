@@ -20,6 +20,10 @@ _RETRIES = 2
 """How often a task whose worker died is tried again. Without a bound Ray would try for ever."""
 
 
+_PROCESS_MB = 400
+"""Memory of a worker with all libraries loaded, before it has read a cell."""
+
+
 class RayBackend:
     """Runs tasks on a Ray cluster through Ray Data, one CPU each.
 
@@ -27,10 +31,26 @@ class RayBackend:
     ----------
     config
         Which cluster.
+    task_memory_mb
+        Memory of a task for cells, beside that of its process; Ray places no more tasks on a node than fit.
+
+    Raises
+    ------
+    ResourceError
+        No node has so much memory.
     """
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, task_memory_mb: float) -> None:
         connect(config)
+        self._memory = int((task_memory_mb + _PROCESS_MB) * 1e6)
+        largest = max(node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"])
+        if largest < self._memory:
+            raise ResourceError(
+                f"A task needs {self._memory / 1e6:,.0f} MB ({task_memory_mb:,.0f} for cells, {_PROCESS_MB} for its "
+                f"process); the largest node of the cluster offers {largest / 1e6:,.0f} MB.",
+                where="task_memory_mb",
+                fix="Lower `task_memory_mb`, or start a node with more memory (`ray start --memory=BYTES`).",
+            )
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
 
@@ -50,7 +70,7 @@ class RayBackend:
         with warnings.catch_warnings():
             # Ray has no other way yet to bound retries; unbounded, a task that kills its worker runs for ever.
             warnings.simplefilter("ignore", category=DeprecationWarning)
-            rows = numbers.map(_Task(function), num_cpus=1, ray_remote_args_fn=_options)
+            rows = numbers.map(_Task(function), num_cpus=1, memory=self._memory, ray_remote_args_fn=_options)
         try:
             for row in rows.iter_rows():
                 if row["error"]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +28,9 @@ from cellmill.ingestion.sources.finding import find_places
 from cellmill.ingestion.sources.joined import open_joined
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
+from cellmill.ingestion.work import Work
+
+_PLANNERS = max(2, min(16, os.cpu_count() or 2))
 
 
 def ingest(
@@ -80,15 +85,23 @@ def ingest(
 
 def plan(config: IngestConfig) -> list[SourcePlan]:
     """Return what an ingestion would read, without writing anything (``--dry-run``)."""
-    plans = []
-    for place, name, own in expand(config):
+
+    def one(named: tuple[Place, str, SourceConfig]) -> SourcePlan:
+        place, name, own = named
         found = registry.resolve(place, own)
         source = open_joined(found.name, place, name, own)
         try:
-            plans.append(plan_source(source, place.location, found.name, own, config))
+            return plan_source(source, place.location, found.name, own, config)
         finally:
             source.close()
-    return plans
+
+    # Most of the time goes into digests of files, which threads compute side by side.
+    sources = list(expand(config))
+    pool = ThreadPoolExecutor(min(_PLANNERS, len(sources)))
+    try:
+        return list(pool.map(one, sources))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
@@ -147,8 +160,11 @@ def _ingest_leased(
     done = [_is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
-    tallies = _read(config, atlas, plans, backend, memory)
-    entries = _write(atlas, plans, tallies, backend)
+    n_cells = sum(plan.n_cells for plan in plans)
+    with progress(n_cells, "ingesting") as advance:
+        work = Work(advance, n_cells)
+        tallies = _read(config, atlas, plans, backend, memory, work)
+        entries = _write(atlas, plans, tallies, backend, work)
     version, changed, reports = commit(
         atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard
     )
@@ -168,7 +184,12 @@ def _ingest_leased(
 
 
 def _read(
-    config: IngestConfig, atlas: Atlas, plans: Sequence[SourcePlan], backend: Backend, memory: Source | None
+    config: IngestConfig,
+    atlas: Atlas,
+    plans: Sequence[SourcePlan],
+    backend: Backend,
+    memory: Source | None,
+    work: Work,
 ) -> list[Tally]:
     """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
     for plan in plans:
@@ -180,10 +201,9 @@ def _read(
     read = ReadChunk(atlas.storage, plans, memory, config.quality)
     tallies = [Tally(plan) for plan in plans]
     try:
-        with progress(sum(plan.n_cells for plan in plans), "reading") as advance:
-            for row in backend.map(read, read.n):
-                tallies[int(row["source"])].add(row)
-                advance(int(row["cells_in"]))
+        for row in backend.map(read, read.n):
+            tallies[int(row["source"])].add(row)
+            work.read(int(row["cells_in"]))
         for plan, tally in zip(plans, tallies, strict=True):
             report = tally.report()
             for part in report.parts:
@@ -201,7 +221,9 @@ def _read(
     return tallies
 
 
-def _write(atlas: Atlas, plans: Sequence[SourcePlan], tallies: Sequence[Tally], backend: Backend) -> list[ShardEntry]:
+def _write(
+    atlas: Atlas, plans: Sequence[SourcePlan], tallies: Sequence[Tally], backend: Backend, work: Work
+) -> list[ShardEntry]:
     """Give ids to all features, then write all shards."""
     if not plans:
         return []
@@ -209,13 +231,13 @@ def _write(atlas: Atlas, plans: Sequence[SourcePlan], tallies: Sequence[Tally], 
     features = dict.fromkeys(feature for plan in plans for feature in plan.mapping.features)
     vocabulary = atlas.vocabulary_store.allocate(features)
     make = MakeShard(atlas.storage, plans, vocabulary, [tally.shard_cells for tally in tallies])
+    n_cells = int(sum(tally.shard_cells.sum() for tally in tallies))
     entries = []
     try:
-        with progress(int(sum(tally.shard_cells.sum() for tally in tallies)), "writing") as advance:
-            for row in backend.map(make, make.n):
-                if row["entry"]:
-                    entries.append((int(row["source"]), ShardEntry.model_validate_json(row["entry"])))
-                    advance(int(row["cells"]))
+        for row in backend.map(make, make.n):
+            if row["entry"]:
+                entries.append((int(row["source"]), ShardEntry.model_validate_json(row["entry"])))
+                work.written(int(row["cells"]), n_cells)
     except IntegrityError:
         # What was staged is incomplete: the next run shall read everything again.
         for plan in plans:
@@ -271,7 +293,7 @@ def _backend(config: IngestConfig) -> Backend:
         return LocalBackend()
     from cellmill.ingestion.job import RayBackend
 
-    return RayBackend(config.cluster)
+    return RayBackend(config.cluster, config.task_memory_mb)
 
 
 def _name(place: Place) -> str:

@@ -73,6 +73,7 @@ class Vector:
     def _part(self, number: int, first: int, n: int) -> npt.NDArray[Any]:
         """Return entries of a deflated chunk."""
         size = self.dtype.itemsize
+        assert self._offsets is not None
         if self._filters == (_DEFLATE,) and self._length * size > _LARGE:
             if self._inflating is None or self._inflating.number != number or self._inflating.at > first * size:
                 self._inflating = _Inflating(number, self._fill, int(self._offsets[number]), int(self._sizes[number]))
