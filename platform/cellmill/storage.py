@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
@@ -45,21 +45,28 @@ class Storage:
     Raises
     ------
     ConfigError
-        The URL has a scheme that is not known.
+        The URL has a scheme that is not known, or names no store.
     """
 
     def __init__(self, url: str | Path) -> None:
         text = str(url)
         scheme = urlparse(text).scheme
         if scheme in ("", "file"):
-            root = Path(urlparse(text).path if scheme else text).expanduser().absolute()
+            root = Path(unquote(urlparse(text).path) if scheme else text).expanduser().absolute()
             self._root: Path | None = root
             self.url = str(root)
             self._store: Any = None
         elif scheme in _REMOTE_SCHEMES:
             self._root = None
             self.url = text.rstrip("/")
-            self._store = open_store(self.url)
+            try:
+                self._store = open_store(self.url)
+            except BaseError as error:
+                raise ConfigError(
+                    f"The store cannot be opened: {str(error).splitlines()[0]}.",
+                    where=text,
+                    fix="Check the URL, and the account and credentials in the environment.",
+                ) from error
         else:
             raise ConfigError(
                 f"Storage of the kind {scheme!r} is not known.",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from obstore.exceptions import BaseError
 from scipy import sparse
 
 from cellmill.atlas.jit import compiled
@@ -24,7 +25,7 @@ Layout = Literal["csr", "csc", "dense"]
 _ENTRIES_AT_ONCE = 1 << 19
 _LOOK_CELLS = 256
 """Of so few rows a matrix by columns is searched, rather than transposed: who looks may not want to read."""
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error)
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error, BaseError)
 """What the libraries raise that read arrays of files that are damaged."""
 
 _FIX = "The file is damaged or not what it claims: fetch it again, or write it again with anndata."

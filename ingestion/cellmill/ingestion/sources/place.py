@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
+
 from cellmill.errors import SourceError
 from cellmill.ingestion.datasets.fetching import sha256_of
 from cellmill.ingestion.sources.cache import cached, fetch, forget
@@ -251,7 +253,14 @@ class Place:
 
     @cached_property
     def _listing(self) -> list[tuple[str, int, str]]:
-        pages = self.storage().store.list()
+        try:
+            pages = list(self.storage().store.list())
+        except BaseError as error:
+            raise SourceError(
+                f"The store does not answer: {short(error)}",
+                where=self.url,
+                fix="Check the bucket's name, and the endpoint and credentials in the environment.",
+            ) from error
         return sorted((i["path"], i["size"], i["e_tag"] or str(i["last_modified"])) for page in pages for i in page)
 
     def _child(self, name: str) -> RemoteFile:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import zarr
+from obstore.exceptions import BaseError
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
@@ -22,7 +23,7 @@ from cellmill.ingestion.sources.zarr_files import ZarrFiles
 from cellmill.ingestion.sources.zarr_guard import GuardedStore
 
 _FIX = "Fetch or copy it again as a whole, or write it again with anndata."
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError)
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, BaseError)
 
 
 class ZarrNode:
