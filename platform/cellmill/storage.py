@@ -203,7 +203,13 @@ class Storage:
         if self._root is None:
             self._write(key, lambda: self.store.put(key, data))
             return
-        self._replace(key, lambda file: file.write(data))
+        for attempt in range(3):
+            try:
+                self._replace(key, lambda file: file.write(data))
+                return
+            except StorageError as error:
+                if attempt == 2 or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
 
     def put_parts(self, key: str, parts: Iterable[bytes]) -> None:
         """Write buffers one after the other under `key`, in bounded memory. Raises as `put`."""
@@ -325,8 +331,15 @@ class Storage:
 
     def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         path = self.local_path(key)
-        with translated(self.join(key)), _half_written(path, write) as partial:
-            os.replace(partial, path)
+        try:
+            with translated(self.join(key)), _half_written(path, write) as partial:
+                os.replace(partial, path)
+        except FileNotFoundError as error:
+            raise StorageError(
+                "Another process deleted the folder while a file was being written there.",
+                where=self.join(key),
+                fix="Run again.",
+            ) from error
 
     def _write(self, key: str, ask: Callable[[], object]) -> None:
         try:

@@ -269,3 +269,40 @@ def test_a_guard_that_raises_keeps_the_commit_from_being_made(tmp_path: Path) ->
         ingest(settings_, guard=lost)
     assert Atlas.open(tmp_path / "atlas").snapshot().n_cells == 0
     assert ingest(settings_, guard=lambda: None).changed
+
+
+def test_a_run_that_is_overtaken_takes_the_shards_of_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(make_adata(40), tmp_path / "a.h5ad")
+    real = tasks.MakeShard._write
+    overtaken: list[int] = []
+
+    def slowly(self: Any, *about: Any) -> Any:
+        if not overtaken:
+            overtaken.append(1)
+            ingest(config(tmp_path / "atlas", path, shard_cells=20))
+        return real(self, *about)
+
+    monkeypatch.setattr(tasks.MakeShard, "_write", slowly)
+    result = ingest(config(tmp_path / "atlas", path, shard_cells=20))
+    assert (overtaken, result.snapshot, result.changed) == ([1], 1, False)
+    assert Atlas.open(tmp_path / "atlas").verify().sound
+
+
+def test_a_damaged_shard_that_a_run_left_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cellmill.ingestion import pipeline
+
+    path = write(make_adata(40), tmp_path / "a.h5ad")
+
+    def dies(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(config(tmp_path / "atlas", path))
+    (counts_file,) = (tmp_path / "atlas/shards").rglob("X/data/c/0")
+    content = bytearray(counts_file.read_bytes())
+    content[3] ^= 1
+    counts_file.write_bytes(bytes(content))
+    ingest(config(tmp_path / "atlas", path))
+    assert Atlas.open(tmp_path / "atlas").verify().sound

@@ -1,11 +1,15 @@
+import errno
+import os
 import pickle
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from cellmill.errors import ConfigError, SourceError
+from cellmill.errors import ConfigError, SourceError, StorageError
 from cellmill.storage import Storage
 
 
@@ -51,3 +55,58 @@ def test_travels_between_processes(tmp_path: Path) -> None:
     storage = pickle.loads(pickle.dumps(Storage.open(tmp_path)))
     storage.put("a", b"1")
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_half_written_files_are_no_files(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    storage.put_parts("a/b", (bytes([i]) * 3 for i in range(2)))
+    (tmp_path / "a/c.0123.partial").write_bytes(b"ha")
+    assert storage.list() == ["a/b"]
+    assert storage.get("a/b") == b"\0\0\0\1\1\1"
+    storage.put_file("a/d", tmp_path / "a/b")
+    assert storage.get_ranges("a/d", [4, 0, 2], [6, 0, 5]) == [b"\1\1", b"", b"\0\1\1"]
+
+    def breaks() -> Iterator[bytes]:
+        yield b"some"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.put_parts("a/b", breaks())
+    assert storage.get("a/b") == b"\0\0\0\1\1\1"
+    assert len(list((tmp_path / "a").iterdir())) == 3
+
+
+def test_a_folder_that_another_process_deletes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.open(tmp_path)
+    left = [1]
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if left:
+            left.pop()
+            shutil.rmtree(tmp_path / "a")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    storage.put("a/b", b"1")
+    assert storage.get("a/b") == b"1"
+    left.append(1)
+    with pytest.raises(StorageError, match="Another process deleted"):
+        storage.put_parts("a/b", [b"1"])
+
+
+def test_a_full_disk_and_a_locked_one_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.open(tmp_path)
+    for number, told in ((errno.ENOSPC, "no space"), (errno.EROFS, "may not be written"), (errno.EIO, "disk")):
+
+        def fails(*_: object, number: int = number) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", fails)
+            patch.setattr(os, "link", fails)
+            with pytest.raises(StorageError, match=told):
+                storage.put("a", b"1")
+            with pytest.raises(StorageError, match=told):
+                storage.put_if_absent("a", b"1")
+    assert not list(tmp_path.iterdir())

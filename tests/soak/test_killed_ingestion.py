@@ -51,7 +51,9 @@ def test_a_process_killed_at_any_named_point_loses_and_repeats_nothing(tmp_path:
 
 def run_on_ray(source: Path, atlas: Path, *fatal: str) -> int:
     command = [sys.executable, "-m", "tests.faults.ray_victim", str(source), str(atlas), *fatal]
-    with subprocess.Popen(command, start_new_session=True) as child:
+    # Workers of the cluster look for modules where the driver does.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, start_new_session=True, env=environment) as child:
         try:
             return child.wait(timeout=300)
         finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas import ShardEntry
 from cellmill.errors import IntegrityError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import shards, staging
@@ -106,11 +107,20 @@ class MakeShard:
             return {"entry": "", "cells": 0, "source": which}
         entry = shards.existing(self.storage, plan, shard)
         if entry is None:
-            blocks = staging.staged(self.storage, plan, shard)
-            _check(plan, expected, sum(block.rank.size for block in blocks))
-            entry = shards.write(self.storage, plan, shard, Merged(blocks), self.vocabulary)
+            try:
+                entry = self._write(plan, shard, expected)
+            except IntegrityError:
+                # Another run of the same sources may have made the shard meanwhile, and cleared what was staged.
+                entry = shards.existing(self.storage, plan, shard)
+                if entry is None:
+                    raise
         _check(plan, expected, entry.n_rows)
         return {"entry": entry.model_dump_json(), "cells": entry.n_cells, "source": which}
+
+    def _write(self, plan: SourcePlan, shard: int, expected: int) -> ShardEntry:
+        blocks = staging.staged(self.storage, plan, shard)
+        _check(plan, expected, sum(block.rank.size for block in blocks))
+        return shards.write(self.storage, plan, shard, Merged(blocks), self.vocabulary)
 
 
 def _check(plan: SourcePlan, expected: int, found: int) -> None:
