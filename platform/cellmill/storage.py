@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
-import secrets
 import shutil
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlparse
 
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, from_url
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore
 
 from cellmill.errors import ConfigError, SourceError, StorageError
-from cellmill.store_errors import ShortAnswerError, patiently, translated
+from cellmill.local_files import PARTIAL, half_written, read_ranges, read_tail
+from cellmill.remote_store import RETRIES, RETRY_S, EmptyFileError, fetch, find_spans, open_store
+from cellmill.store_errors import patiently, translated
 
 T = TypeVar("T")
 _REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
-_PARTIAL = ".partial"
-"""How names of files end that are being written, ours and zarr's; nobody but their writer looks at them."""
-
-_RETRIES = 5
-_RETRY_S = 60
 
 
 class Storage:
@@ -126,8 +120,8 @@ class Storage:
         if self._root is not None:
             return self._known(key, (self._root / key).read_bytes)
         try:
-            return self._known(key, lambda: self._fetch(key, {"offset": 0}))
-        except _EmptyError:
+            return self._known(key, lambda: fetch(self.store, key, {"offset": 0}))
+        except EmptyFileError:
             return b""
 
     def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int = 1 << 20) -> list[bytes]:
@@ -151,7 +145,7 @@ class Storage:
         """
         try:
             if self._root is not None:
-                return self._known(key, lambda: _read_ranges(self.local_path(key), starts, ends))
+                return self._known(key, lambda: read_ranges(self.local_path(key), starts, ends))
             return self._fetch_ranges(key, starts, ends, gap)
         except StorageError as error:
             if self.size(key) >= max(ends):
@@ -160,16 +154,16 @@ class Storage:
             raise SourceError(what, where=self.join(key), fix="Restore it from a copy.") from error
 
     def _fetch_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int) -> list[bytes]:
-        spans = _spans(starts, ends, gap)
+        spans = find_spans(starts, ends, gap)
 
-        def fetch(span: tuple[int, int]) -> bytes:
-            return self._known(key, lambda: self._fetch(key, span))
+        def get(span: tuple[int, int]) -> bytes:
+            return self._known(key, lambda: fetch(self.store, key, span))
 
         if len(spans) < 2:
-            found = [fetch(span) for span in spans]
+            found = [get(span) for span in spans]
         else:
             with ThreadPoolExecutor(8) as pool:
-                found = list(pool.map(fetch, spans))
+                found = list(pool.map(get, spans))
         lows = [low for low, _ in spans]
         parts = []
         for start, end in zip(starts, ends, strict=True):
@@ -180,10 +174,10 @@ class Storage:
     def get_tail(self, key: str, n: int) -> bytes:
         """Return the last `n` bytes of a file, or all of a shorter one; raises as `get`."""
         if self._root is not None:
-            return self._known(key, lambda: _read_tail(self.local_path(key), n))
+            return self._known(key, lambda: read_tail(self.local_path(key), n))
         try:
-            return self._known(key, lambda: self._fetch(key, {"suffix": n}))
-        except _EmptyError:
+            return self._known(key, lambda: fetch(self.store, key, {"suffix": n}))
+        except EmptyFileError:
             return b""
 
     def size(self, key: str) -> int:
@@ -252,7 +246,7 @@ class Storage:
         with translated(self.join(key)):
             if (self._root / key).exists():
                 return False
-            with _half_written(self._root / key, lambda file: file.write(data)) as partial:
+            with half_written(self._root / key, lambda file: file.write(data)) as partial:
                 try:
                     os.link(partial, self._root / key)
                 except FileExistsError:
@@ -277,7 +271,7 @@ class Storage:
                 prefix, lambda: sorted(item["path"] for page in self.store.list(prefix or None) for item in page)
             )
         folder = self._root / prefix
-        found = (path for path in folder.rglob("*") if path.suffix != _PARTIAL and path.is_file())
+        found = (path for path in folder.rglob("*") if path.suffix != PARTIAL and path.is_file())
         return sorted(path.relative_to(self._root).as_posix() for path in found) if folder.is_dir() else []
 
     def delete(self, key: str) -> None:
@@ -323,7 +317,7 @@ class Storage:
 
     def delta_options(self) -> dict[str, str]:
         """Return the storage options that `deltalake` needs beside the environment."""
-        patience = {"max_retries": str(_RETRIES), "retry_timeout": f"{_RETRY_S}s"}
+        patience = {"max_retries": str(RETRIES), "retry_timeout": f"{RETRY_S}s"}
         return patience if self._root is None else {}
 
     def _ask(self, key: str, ask: Callable[[], T]) -> T:
@@ -332,7 +326,7 @@ class Storage:
     def _replace(self, key: str, write: Callable[[BinaryIO], object]) -> None:
         path = self.local_path(key)
         try:
-            with translated(self.join(key)), _half_written(path, write) as partial:
+            with translated(self.join(key)), half_written(path, write) as partial:
                 os.replace(partial, path)
         except FileNotFoundError as error:
             raise StorageError(
@@ -353,90 +347,3 @@ class Storage:
             return self._ask(key, ask)
         except FileNotFoundError:
             raise SourceError("There is no such file.", where=self.join(key), fix="Check the path.") from None
-
-    def _fetch(self, key: str, part: Any) -> bytes:
-        """Return a range of a remote file.
-
-        Ranges are asked for even where all is wanted: the answer then says which bytes it should hold, so that one
-        that is cut short is seen.
-        """
-        try:
-            found = self.store.get(key, options={"range": part})
-            content = bytes(found.bytes())
-        except BaseError as error:
-            # No range of an empty file can be satisfied.
-            if isinstance(part, dict) and _NO_RANGE.search(str(error)) and not int(self.store.head(key)["size"]):
-                raise _EmptyError from error
-            raise
-        first, last = found.range
-        wanted = part[1] - part[0] if isinstance(part, tuple) else last - first
-        if len(content) != last - first or len(content) != wanted:
-            raise ShortAnswerError(f"{len(content):,} bytes came of {wanted:,}")
-        return content
-
-
-class _EmptyError(Exception):
-    """The file has no bytes."""
-
-
-_NO_RANGE = re.compile(r"416 Range Not Satisfiable|non-partial response")
-
-
-def open_store(url: str) -> Any:
-    """Return the obstore store of a URL, with bounded patience.
-
-    One request is tried again a few times with growing pauses where the server is in trouble or the connection breaks.
-    """
-    # Options given here replace those of the environment, of which only this one is in use.
-    plain = any(
-        os.environ.get(f"{kind}_ALLOW_HTTP", "").lower() in ("1", "true") for kind in ("AWS", "AZURE", "GOOGLE")
-    )
-    return from_url(
-        url,
-        retry_config={
-            "max_retries": _RETRIES,
-            "retry_timeout": timedelta(seconds=_RETRY_S),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
-        },
-        client_options={"timeout": "600s", "read_timeout": "30s", "connect_timeout": "10s", "allow_http": plain},
-    )
-
-
-@contextmanager
-def _half_written(path: Path, write: Callable[[BinaryIO], object]) -> Iterator[Path]:
-    """Write a file beside `path`, for the block to put in place."""
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("xb") as file:
-            write(file)
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _read_ranges(path: Path, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-    found = []
-    with path.open("rb") as file:
-        for start, end in zip(starts, ends, strict=True):
-            found.append(os.pread(file.fileno(), end - start, start) if end > start else b"")
-            if len(found[-1]) != end - start:
-                raise OSError(f"the file ends before byte {end:,}")
-    return found
-
-
-def _read_tail(path: Path, n: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - n))
-        return file.read()
-
-
-def _spans(starts: Sequence[int], ends: Sequence[int], gap: int) -> list[tuple[int, int]]:
-    """Return ranges, those near to each other as one; empty ones are left out."""
-    spans: list[tuple[int, int]] = []
-    for start, end in sorted((start, end) for start, end in zip(starts, ends, strict=True) if end > start):
-        if spans and start - spans[-1][1] <= gap:
-            spans[-1] = (spans[-1][0], max(spans[-1][1], end))
-        else:
-            spans.append((start, end))
-    return spans

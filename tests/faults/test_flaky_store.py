@@ -107,7 +107,7 @@ def test_refusal_is_told_at_once_and_named(bucket: str, flaky: Flaky) -> None:
 
 
 def test_a_store_that_is_not_there_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
-    monkeypatch.setattr("cellmill.storage._RETRIES", 1)
+    monkeypatch.setattr("cellmill.remote_store.RETRIES", 1)
     with pytest.raises(StorageError, match="no such bucket"):
         Storage.open("s3://there-is-no-such-bucket").put("a", b"x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
