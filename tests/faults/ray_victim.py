@@ -28,11 +28,11 @@ class Deadly:
 
 
 def main() -> None:
-    """Ingest ``source atlas [driver|task name phase]``."""
+    """Ingest ``source atlas [driver|task name phase number]``."""
     source, atlas, *rest = sys.argv[1:]
     if rest:
-        where, name, phase = rest
-        fatal = (name, phase, 0)
+        where, name, phase, number = rest
+        fatal = (name, phase, int(number))
         if where == "driver":
             Points(fatal).install()
         else:

@@ -24,10 +24,11 @@ pytestmark = pytest.mark.soak
 
 SEEDS = 100
 ON_RAY = (
-    ("driver", "put delta commit", "before"),
-    ("task", "put shard counts", "after"),
-    ("task", "put receipt", "before"),
+    ("driver", "put delta commit", "before", "1"),
+    ("task", "put shard counts", "after", "0"),
+    ("task", "put receipt", "before", "0"),
 )
+"""Whose process, and the point; the first commit of the driver makes the catalog."""
 
 
 def test_a_process_killed_at_any_named_point_loses_and_repeats_nothing(tmp_path: Path) -> None:
