@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellmill.atlas import Atlas
+from cellmill.atlas import Atlas, read
 from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion import IngestConfig, ingest
 from cellmill.ingestion.sources import Place
@@ -148,6 +148,16 @@ def test_measurements_are_asked_for(tmp_path: Path) -> None:
     assert np.array_equal(whole(opened(uri, group="spliced")), adata.X.toarray())
     with pytest.raises(SourceError, match="no measurement 'RNA'"):
         opened(uri, group="RNA")
+
+
+def test_proteins_of_a_measurement_are_joined_to_genes(tmp_path: Path) -> None:
+    rna, protein = make_adata(20), make_adata(20, 3, seed=7)
+    protein.obs_names, protein.var_names = rna.obs_names, ["CD3_TotalSeqB", "CD4_TotalSeqB", "CD8a_TotalSeqB"]
+    paths = write_soma(rna, str(tmp_path / "rna")), write_soma(protein, str(tmp_path / "protein"), "protein")
+    assert set(opened(paths[1]).var("X")["modality"]) == {"protein"}
+    (report,) = ingested(tmp_path / "atlas", paths[0], join=[{"path": paths[1], "group": "protein"}]).reports
+    assert report.cells_out == 20
+    assert read(tmp_path / "atlas").X.sum() == rna.X.sum() + protein.X.sum()
 
 
 SHARED = {

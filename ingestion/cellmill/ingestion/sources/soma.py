@@ -20,7 +20,7 @@ from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.arrow_columns import pandas_array
 from cellmill.ingestion.sources.base import NAMED_COUNTS, Source
 from cellmill.ingestion.sources.listing import children
-from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.modalities import MODALITY, TERMS, modality_of_name, with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.soma_address import address, tiledb_config
@@ -222,7 +222,11 @@ class SomaSource:
             table = self._measurement_at(key).var.read().concat().to_pandas()
             table = table.set_index(_JOINID).sort_index()
             ids = table.index.to_numpy()
-            self._vars[key] = with_modality(table.set_index("var_id") if "var_id" in table.columns else table), ids
+            table = with_modality(table.set_index("var_id") if "var_id" in table.columns else table)
+            called = modality_of_name(self._measurement)
+            if MODALITY not in table.columns and called in TERMS.values():
+                table = table.assign(**{MODALITY: called})
+            self._vars[key] = table, ids
         return self._vars[key]
 
     def _identity(self) -> str:
