@@ -142,11 +142,21 @@ class Lease:
         if self.record.kind == "collect":
             return
         last = self._clock()
-        while any(lease.kind == "collect" for lease in live_leases(self._storage, self._clock())):
-            time.sleep(_POLL_S)
-            if self._clock() - last > self._ttl_s / _BEATS:
+        while self._is_collected():
+            if self.record.kind == "commit":
+                # A collection waits for the commits that it sees: of the two this one steps back.
+                self._storage.delete(self.record.key)
+                while self._is_collected():
+                    time.sleep(_POLL_S)
+                self._renew()
+            elif self._clock() - last > self._ttl_s / _BEATS:
                 self._renew()
                 last = self._clock()
+            else:
+                time.sleep(_POLL_S)
+
+    def _is_collected(self) -> bool:
+        return any(lease.kind == "collect" for lease in live_leases(self._storage, self._clock()))
 
     def _renew_for_ever(self) -> None:
         while not self._stop.wait(self._ttl_s / _BEATS):

@@ -36,7 +36,8 @@ def test_a_writer_waits_for_a_collection_and_a_commit_covers_everything(tmp_path
     with Lease(storage, "collect"):
         thread = threading.Thread(target=write)
         thread.start()
-        time.sleep(0.3)
+        time.sleep(0.5)
+        assert [found.kind for found in all_leases(storage)] == ["collect"]  # the writer has stepped back
         order.append("collected")
     thread.join()
     assert order == ["collected", "write"]
