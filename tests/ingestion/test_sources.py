@@ -141,3 +141,33 @@ def test_chunked_reading_is_right_across_chunks(tmp_path: Path) -> None:
     assert len(plan(settings)[0].chunks) > 3
     ingest(settings)
     pd.testing.assert_frame_equal(counts(tmp_path / "atlas"), expected([adata]))
+
+
+def test_a_matrix_by_columns_is_gone_over_once_however_many_chunks_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.ingestion.test_ingest import many_chunks
+
+    monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(matrix, "_ENTRIES_AT_ONCE", 997)
+    monkeypatch.setattr(matrix, "_LOOK_CELLS", 16)
+    adata = make_adata(600, 30)
+    by_cells = write(adata, tmp_path / "cells.h5ad")
+    adata.X = sparse.csc_matrix(adata.X)
+    path = write(adata, tmp_path / "a.h5ad")
+    passes = []
+    real = matrix.H5Matrix._entries
+
+    def counted(self: Any) -> Any:
+        passes.append(1)
+        return real(self)
+
+    monkeypatch.setattr(matrix.H5Matrix, "_entries", counted)
+    ingest(many_chunks(config(tmp_path / "one", path, shard_cells=100)))
+    # Two looks to find the counts, and one pass to transpose; another process of the machine needs only the looks.
+    assert len(passes) <= 3
+    passes.clear()
+    ingest(many_chunks(config(tmp_path / "two", path, shard_cells=100)))
+    assert len(passes) <= 2
+    ingest(config(tmp_path / "three", by_cells, shard_cells=100))
+    pd.testing.assert_frame_equal(counts(tmp_path / "one"), counts(tmp_path / "three"))
