@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from cellmill.errors import ConfigError, SourceError
+from cellmill.ingestion import pipeline
 from cellmill.ingestion.schedule import loop, tick
 from cellmill.ingestion.schedule.config import ScheduleConfig
 from cellmill.ingestion.schedule.landing import land
@@ -205,3 +206,35 @@ def test_a_real_process_serves_ticks_and_stops_on_a_signal(tmp_path: Path) -> No
     status = json.loads((tmp_path / "atlas/schedule/nightly/status.json").read_text())
     assert status["state"] == "stopped"
     assert datetime.fromisoformat(status["updated"]).tzinfo == UTC
+
+
+def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = schedule(
+        tmp_path / "atlas", write(make_adata(10), tmp_path / "a.h5ad"), output=str(tmp_path / "file" / "output")
+    )
+    assert scheduler(config, FakeClock()).once().outcome == "changed"
+    assert "The log cannot be written" in capsys.readouterr().err
+
+
+def test_a_source_that_fails_after_its_commit_still_has_its_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(make_adata(10), tmp_path / "a.h5ad")
+    hook = {"command": [sys.executable, "-c", "import os; print(os.environ['CELLMILL_DATASETS'])"]}
+    config = schedule(tmp_path / "atlas", path, hook=hook, retries={"jitter": 0})
+    clock = FakeClock()
+
+    def failing(*_: Any) -> Path:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "write_run", failing)
+        first = scheduler(config, clock).once()
+    assert (first.failed[0].error["what"], first.hook) == ("OSError: No space left on device", None)
+    clock.time += HOUR
+    second = scheduler(config, clock).once()
+    assert ([landing.committed for landing in second.landed], second.snapshot) == ([True], 1)
+    assert second.hook is not None
+    assert Path(second.hook.log).read_text() == "a\n"
+    assert scheduler(config, clock).once().hook is None

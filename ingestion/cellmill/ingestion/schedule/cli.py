@@ -30,9 +30,13 @@ def schedule(
 ) -> None:
     """Keep an atlas up to date with its sources: ingest what is new or changed, and nothing else.
 
-    Without --once it stays and runs by the cron expression. Two runs of one schedule never overlap, on whatever
-    machines; a run that was cut off is taken up by the next. With --once the exit code is 1 if something failed, and
-    0 if another run was under way.
+    Without --once it stays, and runs by the cron expression.
+
+    Two runs of one schedule never overlap, on whatever machines.
+
+    A run that was cut off is taken up by the next: nothing is lost or repeated.
+
+    With --once the exit code is 1 if something failed, 0 if another run was under way.
     """
     from cellmill.ingestion.schedule.loop import Scheduler
     from cellmill.ingestion.schedule.report import TickReport

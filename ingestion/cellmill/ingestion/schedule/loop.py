@@ -160,7 +160,8 @@ class Scheduler:
     def _is_behind(self) -> bool:
         """Return whether a tick was cut off, so that the first one does not wait for its time."""
         state = self._its.store.load()
-        return bool(state.pending) or (state.owed is not None and self._config.hook is not None)
+        cut_off = set(state.pending) - set(state.failing)
+        return bool(cut_off) or (state.owed is not None and self._config.hook is not None)
 
     def _log(self, event: str, text: str, **facts: object) -> None:
         self._its.log.write(self._clock.now(), event, text, **facts)

@@ -42,7 +42,11 @@ class RunLog:
             More for machines.
         """
         line = {"time": now.isoformat(timespec="seconds"), "event": event, "text": text, **facts}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / f"log-{now:%Y-%m}.jsonl").open("a") as file:
-            file.write(json.dumps(line, default=str) + "\n")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with (self.directory / f"log-{now:%Y-%m}.jsonl").open("a") as file:
+                file.write(json.dumps(line, default=str) + "\n")
+        except OSError as error:
+            # A full disk must not end a schedule; it is told where there is still room for it.
+            console.print(f"[bold red]The log cannot be written:[/bold red] {escape(str(error))}", soft_wrap=True)
         console.print(f"[dim]{now.astimezone(self._zone):%Y-%m-%d %H:%M:%S}[/dim] {escape(text)}", soft_wrap=True)

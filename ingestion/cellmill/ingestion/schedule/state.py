@@ -104,8 +104,8 @@ class State(Config):
     snapshot
         The newest that this schedule committed or met.
     pending
-        Sources that the tick which wrote this was about to ingest. Where the next one finds such a source in the atlas,
-        that tick was killed after its commit.
+        Sources that the tick which wrote this was about to ingest, or failed to. Where the next one finds such a source
+        in the atlas, that tick was killed, or failed, after its commit.
     owed
         A hook that has to be run.
     withdrawals
@@ -120,6 +120,11 @@ class State(Config):
     owed: Owed | None = None
     withdrawals: tuple[int, ...] = ()
     sources: dict[str, Record] = Field(default_factory=dict)
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Sources that failed the last time they were tried."""
+        return tuple(key for key, record in self.sources.items() if record.failure is not None)
 
 
 class StateStore:

@@ -69,8 +69,10 @@ class Tick:
             self._show(f"{number} of {len(due)}: {one.key} ({one.kind})")
             self._land(one)
         self._vanish(gone)
-        if self._state.pending or self._state.withdrawals != holdings.withdrawals:
-            self._save(pending=(), withdrawals=holdings.withdrawals)
+        # What failed may have done so after its commit.
+        left = self._state.failing
+        if (self._state.pending, self._state.withdrawals) != (left, holdings.withdrawals):
+            self._save(pending=left, withdrawals=holdings.withdrawals)
         self._run_hook()
         changed = any(landing.committed for landing in self.report.landed) or bool(self.report.removed)
         early = [moment for failures, moment in self._retries if failures <= self._config.retries.attempts]
