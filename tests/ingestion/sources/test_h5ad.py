@@ -145,6 +145,23 @@ def test_a_file_that_this_process_has_open_is_read(tmp_path: Path) -> None:
     backed.file.close()
 
 
+def test_a_filter_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    path = write(make_adata(), tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        values = file["X/data"][:]
+        del file["X/data"]
+        settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        settings.set_chunk((values.size,))
+        # A number that nobody has registered, for a filter that may be missing when writing.
+        settings.set_filter(32999, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((values.size,))
+        h5py.h5d.create(file["X"].id, b"data", h5py.h5t.NATIVE_FLOAT, space, dcpl=settings)
+        file["X/data"].id.write_direct_chunk((0,), values.astype("f4").tobytes())
+    with pytest.raises(SourceError, match="HDF5 filter 32999") as caught:
+        opened(path).rows("X", 0, 10)
+    assert "hdf5plugin" in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("edit", "what"),
     [

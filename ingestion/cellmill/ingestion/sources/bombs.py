@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import h5py
@@ -44,7 +46,8 @@ def refuse_bombs(part: h5py.Dataset, where: str) -> None:
             fix="Write the file again with smaller chunks: adata.write_h5ad(path, compression='gzip').",
         )
     if part.chunks:
-        _refuse_growth(part, block, where)
+        filters = _filters(part, where)
+        _refuse_growth(part, block, filters, where)
 
 
 def refuse_gaps(part: h5py.Dataset, where: str) -> None:
@@ -84,10 +87,25 @@ def refuse_claim(name: str, size: int, stored: int, where: str) -> None:
         )
 
 
-def _refuse_growth(part: h5py.Dataset, block: int, where: str) -> None:
-    """HDF5 decompresses a chunk to its end, however far that is beyond the size it should have."""
+def _filters(part: h5py.Dataset, where: str) -> list[int]:
+    """Return the numbers of an array's filters, all of which are at hand; HDF5 itself does not say what it misses."""
     about = part.id.get_create_plist()
-    filters = [about.get_filter(i)[0] for i in range(about.get_nfilters())]
+    found = [about.get_filter(i) for i in range(about.get_nfilters())]
+    if not all(h5py.h5z.filter_avail(number) for number, *_ in found):
+        with suppress(ImportError):
+            import_module("hdf5plugin")
+    for number, _, _, name in found:
+        if not h5py.h5z.filter_avail(number):
+            raise SourceError(
+                f"{part.name} is compressed with the HDF5 filter {number} ({name.decode()}), which is not installed.",
+                where=where,
+                fix="Install hdf5plugin, or write the file again with compression='gzip'.",
+            )
+    return [number for number, *_ in found]
+
+
+def _refuse_growth(part: h5py.Dataset, block: int, filters: list[int], where: str) -> None:
+    """HDF5 decompresses a chunk to its end, however far that is beyond the size it should have."""
     growth = next((_MOST_GROWTH[one] for one in filters if one in _MOST_GROWTH), None)
     if growth is None:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cellmill.storage import Storage
 
 _OPAQUE = ("census:", "tiledb:")
 _HEAD = 4096
+_AT_ONCE = 16
 ZARR_MARKS = ("zarr.json", ".zmetadata", ".zgroup")
 
 
@@ -155,7 +157,11 @@ class Place:
     def sha256(self) -> str:
         """Digest of a file's bytes, or of the names and bytes of a folder's files; all of them are read."""
         if self.is_dir:
-            return self.folder_sha256(sorted(self.files()))
+            names = sorted(self.files())
+            if self.is_local:
+                return self.folder_sha256(names)
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                return self.folder_sha256(names, pool.map)
         path = self.local_path()
         digest = sha256_of(path)
         if self._path is None and digest != path.name:
