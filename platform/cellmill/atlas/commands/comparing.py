@@ -87,7 +87,12 @@ def leakage(
                 console.print(f"Donors of one name in different data sets: {', '.join(found.donor_names[:10])}")
         else:
             console.print("Donors: neither has a column that is known; name it with --donor")
-        console.print("[green]Nothing leaks.[/green]" if found.clean else "[yellow]B is not independent of A.[/yellow]")
+        if not found.clean:
+            console.print("[yellow]B is not independent of A.[/yellow]")
+        elif found.donor_column:
+            console.print("[green]No cell and no donor is in both.[/green]")
+        else:
+            console.print("No cell is in both; whether donors are is not known.")
 
     emit({**found.model_dump(mode="json"), "clean": found.clean}, as_json, render)
 
