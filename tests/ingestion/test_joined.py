@@ -41,11 +41,13 @@ def frame(atlas: Path) -> pd.DataFrame:
     return pd.DataFrame(adata.X.toarray(), index=adata.obs["barcode"].tolist(), columns=list(adata.var_names))
 
 
-def test_proteins_of_the_same_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["h5ad", "zarr"])
+def test_proteins_of_the_same_file(tmp_path: Path, form: str) -> None:
     adata = make_adata(40, 20)
     table = np.random.default_rng(2).integers(0, 500, (40, 3))
     adata.obsm["protein_counts"] = pd.DataFrame(table.astype(float), index=adata.obs_names, columns=PROTEINS)
-    path = write(adata, tmp_path / "a.h5ad")
+    path = tmp_path / f"a.{form}"
+    getattr(adata, f"write_{form}")(path)
     result = ingest(config(tmp_path / "atlas", path, JoinConfig(counts="obsm/protein_counts"), task_memory_mb=64))
     (report,) = result.reports
     assert report.counts == "X + obsm/protein_counts"
