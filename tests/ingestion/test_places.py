@@ -81,6 +81,12 @@ def test_what_holds_none_is_refused_by_its_reason(matrices: dict[str, Any], want
     assert fix in caught.value.fix
 
 
+def test_an_empty_matrix_is_not_proposed() -> None:
+    with pytest.raises(CountsError, match="log-transformed") as caught:
+        find_counts(source(X=logs, raw=nothing), "auto")
+    assert "Integers are in" not in caught.value.fix
+
+
 def test_a_file_without_a_matrix() -> None:
     with pytest.raises(SourceError, match="has no matrix"):
         find_counts(source(), "auto")

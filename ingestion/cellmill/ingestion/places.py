@@ -42,7 +42,8 @@ def find_counts(source: Source, wanted: str) -> str:
         if reason is None:
             return place
         reasons.append((place, reason))
-    others = [place for place in every if place not in places and _refusal(source, place) is None]
+    left = [place for place in every if place not in places and not _is_empty(source, place)]
+    others = [place for place in left if _refusal(source, place) is None]
     hint = f" Integers are in {', '.join(others)}: set `counts` to it if these are the counts." if others else ""
     if not reasons:
         raise CountsError("No place says that it holds raw counts.", where=source.url, fix=hint.strip())
