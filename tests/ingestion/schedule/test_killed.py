@@ -95,7 +95,7 @@ def before(world: World) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(world: World, before: Path, run: Run) -> tuple[int, list[tuple[str, str, int]]]:
     assert run(world.config) == 0
-    assert world.hooks() == ["a,b,c", "a,d,c"]
+    assert world.hooks() == ["a,b,c", "c,a,d"]
     return world.content()
 
 
@@ -134,7 +134,7 @@ def test_a_killed_tick_loses_and_repeats_nothing(
     assert world.content() == undisturbed
     # A hook is run once; if the process died before it was written down that it had run, twice.
     late = point == "after the hook"
-    assert world.hooks() == ["a,b,c", "a,d,c"] + ["a,d,c"] * late
+    assert world.hooks() == ["a,b,c", "c,a,d"] + ["c,a,d"] * late
     last = world.states()[-1]
     assert (last["pending"], last["owed"], last["snapshot"]) == ([], None, undisturbed[0])
     numbers = [state["number"] for state in world.states()]

@@ -345,3 +345,15 @@ def test_a_file_that_belongs_to_a_source_is_part_of_its_fingerprint(tmp_path: Pa
     proteins.X = proteins.X * 2
     write(proteins, paths[1])
     assert [landing.committed for landing in scheduler(config, clock).once().landed] == [True]
+
+
+def test_a_file_that_was_renamed_is_there_once_under_its_new_name(tmp_path: Path) -> None:
+    atlas, clock = tmp_path / "atlas", FakeClock()
+    paths = [write(make_adata(10, seed=seed), tmp_path / f"{seed}.h5ad") for seed in range(2)]
+    config = schedule(atlas, tmp_path / "*.h5ad", vanished={"policy": "remove"})
+    scheduler(config, clock).once()
+    paths[0].rename(tmp_path / "renamed.h5ad")
+    report = scheduler(config, clock).once()
+    assert (names(report, "landed"), names(report, "removed"), report.is_well) == ({"renamed"}, {"0"}, True)
+    snapshot = Atlas.open(atlas).snapshot()
+    assert ({entry.dataset for entry in snapshot.shards}, snapshot.n_cells) == ({"1", "renamed"}, 20)

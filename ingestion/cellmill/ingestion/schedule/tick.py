@@ -65,10 +65,11 @@ class Tick:
         going = gone if self._config.vanished.policy == "remove" else []
         if due or going:
             self._save(pending=(*(one.key for one in due), *going))
+        # What goes, goes first: a file that was renamed is refused while the atlas has it under its old name.
+        self._vanish(gone)
         for number, one in enumerate(due, 1):
             self._show(f"{number} of {len(due)}: {one.key} ({one.kind})")
             self._land(one)
-        self._vanish(gone)
         # What failed may have done so after its commit.
         left = self._state.failing
         if (self._state.pending, self._state.withdrawals) != (left, holdings.withdrawals):
