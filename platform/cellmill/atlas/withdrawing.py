@@ -149,7 +149,7 @@ class _Plan:
         self._dropped = 0
         self._shown_again = 0
         self._removed: list[U64] = []
-        masks = snapshot.each(lambda entry: withdrawn_rows(storage, entry, [withdrawal]), snapshot.shards)
+        masks = snapshot.stream(lambda entry: withdrawn_rows(storage, entry, [withdrawal]), snapshot.shards)
         for entry, gone in zip(snapshot.shards, masks, strict=True):
             if gone.any():
                 self._take(entry, gone, vocabulary)
