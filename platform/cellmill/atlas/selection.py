@@ -108,16 +108,20 @@ class Selection:
         """
         self.snapshot.check_columns([name])
 
-        def one(entry: ShardEntry) -> list[tuple[Any, int]]:
-            rows = self._rows[self._place[entry.key]]
+        total: Counter[Any] = Counter()
+        others = []
+        for entry, n in zip(self.shards, self.counts.tolist(), strict=True):
             known = facts(entry, [name]).get(name)
             if known is not None and known.is_constant:
-                return [(known.least, entry.n_rows if rows is None else rows.n)]
+                total[known.least] += n
+            else:
+                others.append(entry)
+
+        def count(entry: ShardEntry) -> list[tuple[Any, int]]:
             found = pc.value_counts(self._table(entry, [name]).column(0))
             return [(item["values"].as_py(), item["counts"].as_py()) for item in found]
 
-        total: Counter[Any] = Counter()
-        for pairs in self.snapshot.stream(one, self.shards):
+        for pairs in self.snapshot.stream(count, others):
             for value, n in pairs:
                 total[value] += n
         return dict(total.most_common())

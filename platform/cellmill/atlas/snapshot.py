@@ -103,7 +103,7 @@ class Snapshot:
         predicate = parse(where) if where is not None and where.strip() else None
         if predicate is not None:
             predicate.check(self.columns)
-        rows = self.each(lambda entry: self._rows(entry, predicate), self.shards)
+        rows = self._selected(predicate)
         counts = [entry.n_rows if found is None else found.n for entry, found in zip(self.shards, rows, strict=True)]
         kept = [i for i, count in enumerate(counts) if count]
         return Selection(
@@ -172,15 +172,23 @@ class Snapshot:
         told = column_types(entry)
         return told if told is not None else {item.name: item.type for item in self.cells_file(entry).schema}
 
+    def _selected(self, predicate: Predicate | None) -> list[RowSet | None]:
+        """Return the visible rows of each shard that fulfil a predicate, None for all rows of a shard."""
+        answers = [
+            True if predicate is None else decide(predicate, facts(entry, predicate.columns)) for entry in self.shards
+        ]
+        rows = [None if answer else _NO_ROWS for answer in answers]
+        pairs = enumerate(zip(self.shards, answers, strict=True))
+        open_ = [i for i, (entry, answer) in pairs if answer is None or (answer and entry.overlay)]
+        looked_at = {self.shards[i].key: None if answers[i] else predicate for i in open_}
+        found = self.each(lambda entry: self._rows(entry, looked_at[entry.key]), [self.shards[i] for i in open_])
+        for i, some in zip(open_, found, strict=True):
+            rows[i] = some
+        return rows
+
     def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> RowSet | None:
-        """Return the visible rows of a shard that fulfil a predicate, None for all rows."""
-        answer = True if predicate is None else decide(predicate, facts(entry, predicate.columns))
-        if answer is False:
-            return _NO_ROWS
-        if answer and not entry.overlay:
-            return None
         mask = np.ones(entry.n_rows, bool)
-        if answer is None and predicate is not None:
+        if predicate is not None:
             mask = np.asarray(predicate.mask(self.shard_cells(entry, predicate.columns)))
         if entry.overlay:
             mask = mask & read_overlay(self.atlas.storage, entry).mask(entry.n_rows)
