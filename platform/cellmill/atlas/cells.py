@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from obstore.exceptions import BaseError
 
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.remote_file import RemoteFile
-from cellmill.errors import IntegrityError
+from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 FIXED = pa.schema(
@@ -73,7 +72,7 @@ class CellsFile:
                 # Only the footer and the columns that are asked for are fetched.
                 source = RemoteFile(storage, entry.cells_path)
             self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=not storage.is_local)
-        except (pa.ArrowException, BaseError, OSError) as error:
+        except (pa.ArrowException, SourceError, OSError) as error:
             raise self._damaged(error) from error
         if self._file.metadata.num_rows != entry.n_rows:
             raise IntegrityError(
@@ -87,7 +86,7 @@ class CellsFile:
         present = [name for name in columns if name in self.schema.names and name not in CATALOG]
         try:
             table = self._file.read(columns=present, use_threads=False)
-        except (pa.ArrowException, BaseError, OSError) as error:
+        except (pa.ArrowException, SourceError, OSError) as error:
             raise self._damaged(error) from error
         for name in columns:
             if name not in present:
@@ -97,7 +96,8 @@ class CellsFile:
         return table.select(list(columns))
 
     def _damaged(self, error: Exception) -> IntegrityError:
-        return IntegrityError(f"The cells' metadata cannot be read: {error}.", where=self._where)
+        what = error.what if isinstance(error, SourceError) else f"{error}."
+        return IntegrityError(f"The cells' metadata cannot be read: {what}", where=self._where)
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:

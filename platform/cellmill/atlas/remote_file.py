@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import obstore
-
 from cellmill.storage import Storage
 
 
@@ -20,14 +18,14 @@ class RemoteFile(io.RawIOBase):
 
     Raises
     ------
-    FileNotFoundError
+    SourceError
         There is no such object.
     """
 
     def __init__(self, storage: Storage, key: str) -> None:
         super().__init__()
-        self._store, self._key = storage.store, key
-        self._size = int(obstore.head(self._store, key)["size"])
+        self._storage, self._key = storage, key
+        self._size = storage.size(key)
         self._at = 0
 
     def readable(self) -> bool:
@@ -52,6 +50,6 @@ class RemoteFile(io.RawIOBase):
         n = min(len(buffer), self._size - self._at)
         if n <= 0:
             return 0
-        buffer[:n] = memoryview(obstore.get_range(self._store, self._key, start=self._at, end=self._at + n)).cast("B")
+        (buffer[:n],) = self._storage.get_ranges(self._key, [self._at], [self._at + n])
         self._at += n
         return n
