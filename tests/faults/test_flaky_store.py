@@ -69,9 +69,9 @@ def test_a_range_beyond_the_end_is_no_fault_of_the_store(bucket: str, tmp_path: 
 def test_a_conditional_put_whose_answer_was_lost_is_known_to_be_ours(bucket: str, flaky: Flaky, fault: str) -> None:
     url = flaky(0.5, seed=1, faults=(fault,))
     storage = Storage.open(bucket)
-    assert all(storage.put_if_absent(f"mine/{i}", f"{i}".encode()) for i in range(20))
-    assert not any(storage.put_if_absent(f"mine/{i}", b"another's") for i in range(20))
-    assert requests.get(f"{url}/__counts", timeout=10).json()[fault] > 10
+    assert all(storage.put_if_absent(f"mine/{i}", f"{i}".encode()) for i in range(8))
+    assert not any(storage.put_if_absent(f"mine/{i}", b"another's") for i in range(8))
+    assert requests.get(f"{url}/__counts", timeout=10).json()[fault] > 4
 
 
 @pytest.mark.parametrize("fault", ["500 after", "reset after"])
@@ -79,10 +79,10 @@ def test_a_commit_whose_answer_was_lost_is_one_commit(bucket: str, flaky: Flaky,
     atlas = Atlas.create(f"{bucket}/atlas")
     flaky(0.3, seed=2, faults=(fault,))
     atlas = Atlas.open(f"{bucket}/atlas")
-    versions = [atlas.commit([row(f"s{i}")]) for i in range(4)]
-    assert versions == [1, 2, 3, 4]
+    versions = [atlas.commit([row(f"s{i}")]) for i in range(3)]
+    assert versions == [1, 2, 3]
     found = Atlas.open(f"{bucket}/atlas").snapshot()
-    assert [entry.digest for entry in found.shards] == [f"s{i}" for i in range(4)]
+    assert [entry.digest for entry in found.shards] == [f"s{i}" for i in range(3)]
 
 
 def test_refusal_is_told_at_once_and_named(bucket: str, flaky: Flaky) -> None:
@@ -115,14 +115,11 @@ def test_a_store_that_is_not_there_is_told_in_bounded_time(monkeypatch: pytest.M
         Storage.open(bucket).get("a")
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_an_ingestion_into_a_failing_store_completes_or_says_why(
-    tmp_path: Path, bucket: str, flaky: Flaky, seed: int
-) -> None:
+def test_an_ingestion_into_a_failing_store_completes_or_says_why(tmp_path: Path, bucket: str, flaky: Flaky) -> None:
     adata = make_adata(40, seed=1)
     settings = config(Path("x"), write(adata, tmp_path / "a.h5ad"), shard_cells=16)
     settings = settings.model_copy(update={"atlas": f"{bucket}/atlas"})
-    url = flaky(0.1, seed=seed)
+    url = flaky(0.1, seed=0)
     try:
         ingest(settings.model_copy(update={"output": tmp_path / "run"}))
     except StorageError:

@@ -16,7 +16,7 @@ from typing import Any
 from cellmill.atlas import Atlas, lease, read
 from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.withdrawing import remove
-from cellmill.ingestion import IngestConfig, ingest, pipeline, result  # noqa: F401 - imported before the fork
+from cellmill.ingestion import IngestConfig, ingest, pipeline
 from cellmill.ingestion.sources import registry
 from tests.faults.points import Point, Points
 
@@ -68,6 +68,8 @@ ACTIONS: dict[str, Callable[..., None]] = {
 def main() -> None:
     """Do what is read, a JSON array a line: action, folder, argument, point to die at."""
     lease.Lease.__init__.__kwdefaults__["ttl_s"] = LEASE_S  # type: ignore[index]
+    # Figures and pages of a run are made after its commit, and take longer than all of the rest.
+    setattr(pipeline, "write_run", lambda *_: Path())  # noqa: B010 - the type checker knows it from elsewhere
     print("ready", flush=True)
     for line in sys.stdin:
         action, folder, argument, fatal = json.loads(line)
