@@ -89,13 +89,13 @@ class Scenario:
         found = state(folder)
         assert found in (self.old, self.new), point
         if exists(folder):
-            _check_readers(folder)
+            _check_readers(folder, cut_off=True)
         if collects and exists(folder):
             # Leases of the dead end by themselves.
             atlas = Atlas.open(folder / "atlas")
             collect(atlas, grace_s=0, clock=lambda: time.time() + 2 * LEASE_S)
             assert state(folder) == found, point
-            _check_readers(folder)
+            _check_readers(folder, cut_off=True)
         zygote.complete(self.action, folder, self.argument)
         assert state(folder) == self.new, point
         _check_readers(folder)
@@ -105,9 +105,11 @@ class Scenario:
         shutil.rmtree(folder)
 
 
-def _check_readers(folder: Path) -> None:
+def _check_readers(folder: Path, cut_off: bool = False) -> None:
     atlas = Atlas.open(folder / "atlas")
-    atlas.verify().check()
+    # A removal that was cut off is told of until it is done; what is there is sound all the same.
+    told = [damage.what for damage in atlas.verify().damage]
+    assert not [what for what in told if not (cut_off and "was written down" in what)]
     snapshot = atlas.snapshot()
     if snapshot.n_cells:
         assert read(folder / "atlas").n_obs == snapshot.n_cells
