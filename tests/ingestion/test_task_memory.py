@@ -76,6 +76,7 @@ def write(path: Path, layout: str, n_cells: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["csr", "csr in one gzipped chunk", "csc", "dense"])
 def test_an_ingestion_stays_within_the_memory_it_was_given(tmp_path: Path, layout: str) -> None:
     small, large = write(tmp_path / "small.h5ad", layout, 400), write(tmp_path / "large.h5ad", layout, CELLS)
