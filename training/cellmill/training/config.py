@@ -89,6 +89,8 @@ class PretrainConfig(TrainingConfig):
     ----------
     where
         Predicate over the cell metadata, such as ``donor != 'human4' and n_genes >= 500``.
+    init
+        Folder of a model to go on from, for instance after the atlas has grown; None starts from random weights.
     tokens
         How a cell becomes tokens; `prompt_ratios` are the shares of genes that the model has to generate.
     cell_prompt_after
@@ -96,6 +98,7 @@ class PretrainConfig(TrainingConfig):
     """
 
     where: str | None = None
+    init: Path | None = None
     tokens: TokenConfig = TokenConfig(prompt_ratios=(0.25, 0.5, 0.75))
     cell_prompt_after: int = Field(0, ge=0)
 

@@ -23,6 +23,7 @@ from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
 from cellmill.training.task import LABEL, TaskName, Trainee, build_task
+from cellmill.training.warm_start import GENES, grown
 from cellmill.training.weights import load_pretrained
 
 CHECKPOINTS = "checkpoints"
@@ -95,6 +96,8 @@ class Job:
         What it learns.
     model, init
         Shape of the model, and the model folder that its weights start from.
+    init_rows
+        int64[n_tokens]: row of its gene embedding for each token, -1 for a new one; None where they are the same.
     """
 
     run: Path
@@ -104,6 +107,7 @@ class Job:
     model: ModelConfig
     init: Path | None
     cell_prompt_after: int = 0
+    init_rows: npt.NDArray[np.int64] | None = None
 
     def __call__(self) -> None:
         """Train on this rank, from the newest checkpoint if there is one, to the end."""
@@ -186,7 +190,10 @@ class Job:
         torch.manual_seed(self.config.seed)
         model = CellModel(self.model)
         if self.init is not None:
-            load_pretrained(model, load_model(self.init).weights(), where=str(self.init))
+            weights = load_model(self.init).weights()
+            if self.init_rows is not None:
+                weights = grown(weights, model.state_dict()[GENES], self.init_rows)
+            load_pretrained(model, weights, where=str(self.init))
         return model
 
     def _resume(self, engine: Engine, source: _Source, plan: Mapping[str, Any]) -> int:

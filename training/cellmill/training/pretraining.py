@@ -17,6 +17,7 @@ from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.launch import launch
 from cellmill.training.preprocessing import Preprocessing, panel_ids
 from cellmill.training.setup import choose_panel, pin_snapshot, select
+from cellmill.training.warm_start import warm_start
 from cellmill.training.watch import watching
 from cellmill.training.weights import weights_of
 
@@ -57,6 +58,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     ------
     ConfigError
         A key is wrong, no cell is selected, or the directory holds another run.
+    ModelError, IntegrityError, GeneMappingError
+        See `warm_start`.
     CheckpointError
         The run cannot be resumed under this configuration.
     ResourceError
@@ -66,6 +69,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     atlas = Atlas.open(config.atlas)
     selection = select(atlas, config.snapshot, config.where, key="where")
     vocabulary = atlas.vocabulary()
+    start = warm_start(config, vocabulary)
     run = Run.create(config.output, "pretrain", config, resume=resume)
     lineage = Lineage(
         kind="run",
@@ -73,7 +77,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         digest=config.fingerprint(),
         location=str(run.path),
         facts={"what": "pretrain", "cells": selection.n_cells},
-        parents=(selection.snapshot.lineage(selection),),
+        parents=(selection.snapshot.lineage(selection), *([] if start is None else [start.folder.lineage_node()])),
     )
     run.lineage(lineage)
     panel = choose_panel(run.path, selection, vocabulary, config.panel)
@@ -82,9 +86,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         config=config,
         cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel),
         task="generate",
-        model=config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins),
-        init=None,
+        model=config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins)
+        if start is None
+        else start.model,
+        init=None if start is None else start.folder.path,
         cell_prompt_after=config.cell_prompt_after,
+        init_rows=None if start is None else start.rows,
     )
     run_job(job, run, f"pretrain {config.name}")
     metrics = last_metrics(run)
@@ -98,7 +105,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         metrics={"pretraining": {name: value for name, value in metrics.items() if name in ("loss", "mre", *PARTS)}},
         lineage=lineage,
     )
-    run.summary({"cells": selection.n_cells, "model": str(model.path), "model_digest": model.digest, **metrics})
+    new = {} if start is None else {"features new to the model": start.n_new}
+    run.summary({"cells": selection.n_cells, **new, "model": str(model.path), "model_digest": model.digest, **metrics})
     run.close()
     return PretrainResult(run, model, metrics)
 

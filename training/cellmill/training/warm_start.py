@@ -1,0 +1,96 @@
+"""Pretraining that goes on from a model: its weights for the genes it knows, new ones for genes that came since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cellmill.config import parse_config
+from cellmill.errors import ConfigError, GeneMappingError
+from cellmill.genes import N_SPECIALS, Vocabulary
+from cellmill.models import ModelFolder, load_model
+from cellmill.training.config import PretrainConfig
+from cellmill.training.model import ModelConfig
+
+GENES = "encoder.embedding.weight"
+"""The one weight whose shape depends on the vocabulary."""
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a pretraining goes on from.
+
+    Attributes
+    ----------
+    folder
+        The model.
+    model
+        Its shape, with a place for every feature of the atlas.
+    rows : int64 [n_tokens]
+        The model's token of each token of the atlas, -1 for a feature that it does not know.
+    """
+
+    folder: ModelFolder
+    model: ModelConfig
+    rows: npt.NDArray[np.int64]
+
+    @property
+    def n_new(self) -> int:
+        """Features that the model does not know."""
+        return int((self.rows < 0).sum())
+
+
+def warm_start(config: PretrainConfig, vocabulary: Vocabulary) -> WarmStart | None:
+    """Return what the configuration's `init` leads to, None without one.
+
+    Raises
+    ------
+    ModelError, IntegrityError
+        The model is missing or damaged.
+    GeneMappingError
+        The model knows none of the atlas's features.
+    ConfigError
+        The configuration changes what the model's weights fix.
+    """
+    if config.init is None:
+        return None
+    folder = load_model(config.init)
+    where = str(folder.path)
+    before = parse_config(ModelConfig, dict(folder.config), where=where)
+    if before.n_bins != config.tokens.n_bins:
+        raise ConfigError(
+            f"The model was trained with {before.n_bins} bins, not {config.tokens.n_bins}.",
+            where="tokens.n_bins",
+            fix=f"Set tokens.n_bins to {before.n_bins}.",
+        )
+    rows = np.concatenate([np.arange(N_SPECIALS, dtype=np.int64), folder.vocabulary.lookup(vocabulary.ids)])
+    if not (rows[N_SPECIALS:] >= 0).any():
+        raise GeneMappingError(
+            "The model knows none of the atlas's features.",
+            where=where,
+            fix="Choose a model of the same organism and modality.",
+        )
+    return WarmStart(folder, config.model.change(before, n_tokens=vocabulary.size, n_classes=0), rows)
+
+
+def grown(weights: Mapping[str, Tensor], fresh: Tensor, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
+    """Return weights whose gene embedding has a row for every token of the atlas.
+
+    Parameters
+    ----------
+    weights
+        The model's.
+    fresh : float [n_tokens, d]
+        Rows for features that it does not know.
+    rows : int64 [n_tokens]
+        See `WarmStart`.
+    """
+    known = torch.from_numpy(np.flatnonzero(rows >= 0))
+    table = fresh.clone()
+    table[known] = weights[GENES][torch.from_numpy(rows)[known]].to(table.dtype)
+    return {**weights, GENES: table}
