@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import re
 import resource
 import shutil
@@ -25,6 +24,8 @@ from numcodecs import GZip, Zlib, Zstd
 
 from cellmill.errors import CellmillError
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
+from cellmill.ingestion.sources import registry
+from tests.children import forkserver
 from tests.ingestion.cells import make_adata, write
 
 _MORE_MB = 400
@@ -256,6 +257,7 @@ def _memory_mb(field: str) -> float:
 
 def _attempt(path: Path, atlas: Path, sink: Any) -> None:
     # What a process already has counts for nothing; a refusal that needs gigabytes more dies here.
+    registry.formats()
     limit = int((_memory_mb("VmSize") + 4_000) * 1e6)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     Path("/proc/self/clear_refs").write_text("5")
@@ -275,9 +277,9 @@ def test_it_is_refused_without_exhausting_memory(tmp_path: Path, make: Callable[
     path = make(tmp_path)
     stored = sum(p.stat().st_size for p in ([path] if path.is_file() else path.rglob("*")))
     assert stored < 40e6
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe(duplex=False)
-    child = fork.Process(target=_attempt, args=(path, tmp_path / "atlas", theirs))
+    context = forkserver()
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_attempt, args=(path, tmp_path / "atlas", theirs))
     child.start()
     theirs.close()
     assert ours.poll(120), "it does not end"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from cellmill.errors import ConflictError, GeneMappingError, IntegrityError
 from cellmill.genes import N_SPECIALS, SPECIALS, Feature, Vocabulary, VocabularyStore
 from cellmill.genes.vocabulary import write_features
 from cellmill.storage import Storage
+from tests.children import forkserver
 
 
 def gene(name: str) -> Feature:
@@ -169,9 +169,7 @@ def _worker(url: str, worker: int, barrier: Any, environment: dict[str, str], re
 def test_eight_processes_never_get_one_id_twice(place: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """Each adds features of its own, features that all add, and peaks that two of them add."""
     url = str(tmp_path) if place == "disk" else request.getfixturevalue("bucket")
-    # Not fork: the store's threads do not survive one.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cellmill.genes", "cellmill.storage"])
+    context = forkserver()
     barrier, results = context.Barrier(8), context.Queue()
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     workers = [context.Process(target=_worker, args=(url, i, barrier, environment, results)) for i in range(8)]
