@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cellmill.cli import app
@@ -15,6 +16,7 @@ from cellmill.config import load_config
 from cellmill.errors import DownloadError
 from cellmill.ingestion import IngestConfig
 from cellmill.ingestion.datasets import fetch
+from cellmill.ingestion.schedule.config import HookConfig
 from tests.system.documents import DOCS, blocks, configurations
 
 PAGE = DOCS / "ingestion.md"
@@ -43,6 +45,7 @@ def test_the_page_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name, text in configurations(PAGE).items():
         Path(name).write_text(text)
     load_config(IngestConfig, "multiome.yaml")
+    HookConfig.model_validate(yaml.safe_load(Path("hook.yaml").read_text())["hook"])
     for command, shown in steps():
         result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
         assert result.exit_code == 0, f"{command}\n{result.output}"
