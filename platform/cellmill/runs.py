@@ -40,25 +40,37 @@ class Run:
         """
         path = Path(directory).absolute()
         marker = path / "run.json"
-        if marker.exists():
-            found = json.loads(marker.read_text()).get("kind")
-            if not resume or found != kind:
-                raise ConfigError(
-                    f"The directory already holds a run ({found}).",
-                    where=str(path),
-                    fix="Add --resume to go on with it, or choose another `output`.",
-                )
+        if resume and marker.exists() and json.loads(marker.read_text()).get("kind") == kind:
             return cls(path)
+        cls.require_free(path)
+        (path / "plots").mkdir(parents=True, exist_ok=True)
+        config.save(path / "config.yaml")
+        marker.write_text(json.dumps({"kind": kind, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
+        return cls(path)
+
+    @staticmethod
+    def require_free(directory: Path | str) -> None:
+        """Refuse a directory that holds something; for what must be known before a long time is spent.
+
+        Raises
+        ------
+        ConfigError
+            It is not empty.
+        """
+        path = Path(directory).absolute()
+        marker = path / "run.json"
+        if marker.exists():
+            raise ConfigError(
+                f"The directory already holds a run ({json.loads(marker.read_text()).get('kind')}).",
+                where=str(path),
+                fix="Add --resume to go on with it, or choose another `output`.",
+            )
         if path.is_dir() and any(path.iterdir()):
             raise ConfigError(
                 "The output directory is not empty and is no run.",
                 where=str(path),
                 fix="Choose another `output`.",
             )
-        (path / "plots").mkdir(parents=True, exist_ok=True)
-        config.save(path / "config.yaml")
-        marker.write_text(json.dumps({"kind": kind, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}))
-        return cls(path)
 
     @classmethod
     def open(cls, directory: Path | str) -> Run:

@@ -306,3 +306,11 @@ def test_a_damaged_shard_that_a_run_left_is_made_anew(tmp_path: Path, monkeypatc
     counts_file.write_bytes(bytes(content))
     ingest(config(tmp_path / "atlas", path))
     assert Atlas.open(tmp_path / "atlas").verify().sound
+
+
+def test_an_output_that_is_taken_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    path = write(make_adata(20), tmp_path / "a.h5ad")
+    ingest(config(tmp_path / "one", path, output=tmp_path / "run"))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        ingest(config(tmp_path / "two", path, output=tmp_path / "run"))
+    assert not (tmp_path / "two").exists()

@@ -32,6 +32,8 @@ from cellmill.ingestion.work import Work
 
 _PLANNERS = max(2, min(16, os.cpu_count() or 2))
 
+from cellmill.runs import Run
+
 
 def ingest(
     config: IngestConfig | ad.AnnData,
@@ -80,6 +82,8 @@ def ingest(
         return _ingest(settings, [plan_source(memory, None, "memory", source, settings)], LocalBackend(), memory, guard)
     update = {"atlas": str(atlas) if atlas else config.atlas, "backend": backend or config.backend}
     settings = config.model_copy(update=update)
+    if settings.output is not None:
+        Run.require_free(settings.output)
     return _ingest(settings, plan(settings), _backend(settings), guard=guard)
 
 
