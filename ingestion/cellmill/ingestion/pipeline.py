@@ -29,10 +29,9 @@ from cellmill.ingestion.sources.joined import open_joined
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
 from cellmill.ingestion.work import Work
+from cellmill.runs import Run
 
 _PLANNERS = max(2, min(16, os.cpu_count() or 2))
-
-from cellmill.runs import Run
 
 
 def ingest(
