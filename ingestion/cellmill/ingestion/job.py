@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,7 +50,6 @@ class RayBackend:
                 where="task_memory_mb",
                 fix="Lower `task_memory_mb`, or start a node with more memory (`ray start --memory=BYTES`).",
             )
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def map(self, function: Callable[[int], Row], n: int) -> Iterator[Row]:

@@ -7,7 +7,6 @@ worker reads a Dataset of its own, in order, and checks that every group is the 
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from itertools import islice
@@ -108,7 +107,6 @@ def _context(config: StreamConfig, cpus: float, share: float, world_size: int) -
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
         cpu=max(share, cpus), object_store_memory=config.object_store_mb * 1e6 / world_size
     )
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     return context
 
 
