@@ -12,7 +12,7 @@ def write(folder: Path, steps: int, keep: int = 2) -> Path:
     prepare_process()
     tensors = {"weights/a": torch.full((3,), float(steps)), "weights/b": torch.arange(4.0)}
     return checkpoint.save(
-        folder, tensors.items(), steps=steps, position={"epoch": 0}, config={"seed": 1}, plan={}, keep=keep
+        folder, tensors.items(), steps=steps, position={"epoch": 0}, config={"seed": 1}, plan={}, skipped={}, keep=keep
     )
 
 

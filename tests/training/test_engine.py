@@ -68,7 +68,7 @@ def state_of(engine: Engine) -> dict[str, Tensor]:
 
 
 def save(engine: Engine, folder: Path, steps: int) -> None:
-    checkpoint.save(folder, engine.state(), steps=steps, position={}, config={}, plan={}, keep=1)
+    checkpoint.save(folder, engine.state(), steps=steps, position={}, config={}, plan={}, skipped={}, keep=1)
 
 
 def load(engine: Engine, folder: Path) -> int:

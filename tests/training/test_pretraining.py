@@ -1,5 +1,6 @@
 """Whole pretraining runs in this process: what they leave behind, and that an interruption leaves no trace."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ import pytest
 import torch
 import yaml
 
+from cellmill.atlas import Atlas
 from cellmill.config import parse_config
-from cellmill.errors import CheckpointError, ConfigError
+from cellmill.errors import CheckpointError, ConfigError, IntegrityError
+from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.models import ModelFolder
 from cellmill.runs import Run
 from cellmill.training import PretrainConfig, PretrainResult, pretrain
 from cellmill.training.checkpoint import newest
+from tests.training.small import cells, genes
 
 SETTINGS: dict[str, Any] = {
     "name": "small",
@@ -127,3 +131,21 @@ def test_bad_configurations_are_refused(atlas: str, tmp_path: Path) -> None:
         pretrain(config(atlas, tmp_path / "run", where="donor == 'nobody'"))
     with pytest.raises(ConfigError, match="local backend is one process"):
         config(atlas, tmp_path / "run", workers={"backend": "local", "n": 3})
+
+
+def test_cells_of_a_damaged_shard_are_left_out_and_told_of(tmp_path: Path) -> None:
+    for i, n in enumerate((40, 25)):
+        cells(n, [gene.id for gene in genes()], seed=i).write_h5ad(tmp_path / f"part{i}.h5ad")
+    sources = tuple(SourceConfig(path=str(tmp_path / f"part{i}.h5ad"), organism="human") for i in range(2))
+    url = str(tmp_path / "atlas")
+    ingest(IngestConfig(atlas=url, sources=sources, backend="local", output=tmp_path / "run"))
+    entry = next(entry for entry in Atlas.open(url).snapshot().shards if entry.n_cells == 25)
+    shutil.rmtree(tmp_path / "atlas" / entry.shard_path)
+    changes = {"where": None, "panel": None, "checkpoint": {"every_steps": 6}}
+    with pytest.raises(IntegrityError, match=entry.digest):
+        pretrain(config(url, tmp_path / "stops", **changes))
+    skipping = {**SETTINGS["stream"], "on_corrupt": "skip"}
+    found = pretrain(config(url, tmp_path / "skips", steps=10, stream=skipping, **changes))
+    # 65 cells in batches of 16: five steps an epoch, two epochs.
+    assert [line["step"] for line in found.run.metrics()] == list(range(1, 11))
+    assert found.run.read_summary()["skipped_cells"] == {f"{entry.dataset}/{entry.digest}": 50}

@@ -40,6 +40,11 @@ class RowRuns:
     starts: I64
     stops: I64
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int((self.stops - self.starts).sum())
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -44,6 +44,11 @@ class StreamConfig(Config):
         Bound on the object store that the finished groups of all workers may fill (``ray``), in MB.
     task_retries
         How often a data task whose process died is tried again (``ray``).
+    on_corrupt
+        What a damaged or missing shard does: ``stop`` ends the stream with an error that names it; ``skip`` leaves its
+        cells out of their batches, counts them by shard (`Stream.skipped`) and says so in the log. Steps stay as
+        planned, so that batches are smaller. Damaged metadata of cells, and a store that does not answer, end the
+        stream in any case.
     """
 
     batch_size: int = Field(default=256, ge=1)
@@ -58,3 +63,4 @@ class StreamConfig(Config):
     prefetch: int = Field(default=2, ge=1)
     object_store_mb: int = Field(default=1024, ge=1)
     task_retries: int = Field(default=2, ge=0)
+    on_corrupt: Literal["stop", "skip"] = "stop"

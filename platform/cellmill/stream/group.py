@@ -9,11 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.stream.cells import Reading
-from cellmill.stream.reader import Buffers, read_block
+from cellmill.stream.losses import Lost
+from cellmill.stream.reader import Buffers, Damage, read_block
 from cellmill.tokens import PackedBatch, Tokeniser
 
 _THREAD = threading.local()
 """Each thread reads into memory of its own; what is tokenised no longer needs it."""
+
+
+@dataclass(frozen=True)
+class MadeGroup:
+    """A group that was made: its cells in the order of the work, but for those that were lost."""
+
+    packed: PackedBatch
+    lost: Lost | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class GroupWork:
         How often each came before in the epoch.
     seed, epoch
         Keys of all chance in tokens.
+    skip
+        Whether to go on without the cells of shards that are missing or damaged.
     """
 
     name: str
@@ -40,16 +51,37 @@ class GroupWork:
     copies: npt.NDArray[np.int64] | None
     seed: int
     epoch: int
+    skip: bool = False
 
-    def make(self, tokeniser: Tokeniser) -> PackedBatch:
+    def make(self, tokeniser: Tokeniser) -> MadeGroup:
         """Read, shuffle, tokenise and pack the group.
 
         Raises
         ------
         IntegrityError
-            A shard is missing or damaged.
+            A shard is missing or damaged, and it is not to be skipped.
         """
         if not hasattr(_THREAD, "buffers"):
             _THREAD.buffers = Buffers()
-        block = read_block(self.reading, _THREAD.buffers)
-        return tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=self.cells, copies=self.copies)
+        damage: Damage | None = {} if self.skip else None
+        block = read_block(self.reading, _THREAD.buffers, damage)
+        cells, copies, lost = self.cells, self.copies, None
+        if damage:
+            shard_of = np.repeat(np.arange(len(self.reading.shards)), [runs.n_rows for runs in self.reading.shards])
+            sound = ~np.isin(shard_of, list(damage))
+            kept = sound[cells]
+            lost = self._lost(np.flatnonzero(~kept), shard_of, damage)
+            cells = (np.cumsum(sound) - 1)[cells[kept]]
+            copies = None if copies is None else copies[kept]
+        packed = tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=cells, copies=copies)
+        return MadeGroup(packed, lost)
+
+    def _lost(self, places: npt.NDArray[np.int64], shard_of: npt.NDArray[np.int64], damage: Damage) -> Lost:
+        numbers = sorted(damage)
+        entries = [self.reading.shards[number].entry for number in numbers]
+        return Lost(
+            cell=places,
+            shard=np.searchsorted(numbers, shard_of[self.cells[places]]),
+            names=tuple("/".join(entry.key) for entry in entries),
+            reasons=tuple(f"{damage[number].what} {damage[number].where}" for number in numbers),
+        )

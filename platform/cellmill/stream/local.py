@@ -8,18 +8,18 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.group import GroupWork
-from cellmill.tokens import PackedBatch, Tokeniser
+from cellmill.stream.group import GroupWork, MadeGroup
+from cellmill.tokens import Tokeniser
 
 
 def local_groups(
     work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig
-) -> Generator[PackedBatch, None, None]:
+) -> Generator[MadeGroup, None, None]:
     """Yield groups in order, `prefetch` of them made ahead in ``data_cpus`` threads.
 
     The kernels and the codecs run without the interpreter's lock, so threads are enough.
     """
-    pending: deque[Future[PackedBatch]] = deque()
+    pending: deque[Future[MadeGroup]] = deque()
     todo = iter(work)
     pool = ThreadPoolExecutor(max(1, math.ceil(config.data_cpus)), thread_name_prefix="cellmill-stream")
     try:

@@ -21,19 +21,20 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from cellmill import errors
 from cellmill.errors import CellmillError, IntegrityError, ResourceError
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.group import GroupWork
+from cellmill.stream.group import GroupWork, MadeGroup
+from cellmill.stream.losses import Lost
 from cellmill.tokens import PackedBatch, Tokeniser
 
 START_SECONDS = 60.0
 """How long a first data task may wait for a CPU before the stream is refused."""
 
 _GROUPS_PER_DATASET = 256
-_NAME, _ERROR = "group", "error"
+_NAME, _ERROR, _LOST = "group", "error", "lost"
 
 
 def ray_groups(
     work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig, world_size: int
-) -> Generator[PackedBatch, None, None]:
+) -> Generator[MadeGroup, None, None]:
     """Yield groups in order, made by Ray Data tasks on any node; only packed arrays travel.
 
     The arrays are read-only views of the object store.
@@ -68,7 +69,7 @@ def ray_groups(
 
 def _dataset(
     part: list[GroupWork], tokeniser: Any, config: StreamConfig, cpus: float, share: float, world_size: int
-) -> Generator[PackedBatch, None, None]:
+) -> Generator[MadeGroup, None, None]:
     with ray.data.DataContext.current(_context(config, cpus, share, world_size)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = ray.data.read_datasource(
@@ -87,7 +88,7 @@ def _dataset(
                 raise _unexpected(error, group) from error
             except RayError as error:
                 raise _died(part[i:], tokeniser, cpus, config.task_retries, error) from error
-            yield _packed(table, group)
+            yield _made(table, group)
         if (extra := next(tables, None)) is not None:
             raise IntegrityError(f"One group too many came: {extra[_NAME][0].as_py()}.", where=part[-1].name)
     finally:
@@ -110,7 +111,7 @@ def _context(config: StreamConfig, cpus: float, share: float, world_size: int) -
     return context
 
 
-def _packed(table: pa.Table | None, group: GroupWork) -> PackedBatch:
+def _made(table: pa.Table | None, group: GroupWork) -> MadeGroup:
     """Return what a task made, after checking that it is what was expected."""
     if table is None:
         raise IntegrityError("The stream ended before its last group.", where=group.name)
@@ -118,7 +119,8 @@ def _packed(table: pa.Table | None, group: GroupWork) -> PackedBatch:
         raise IntegrityError(f"Another group came: {found}.", where=group.name)
     if _ERROR in table.column_names:
         raise _decode(table[_ERROR][0].as_py())
-    return PackedBatch.from_table(table)
+    lost = Lost.from_json(table[_LOST][0].as_py()) if _LOST in table.column_names else None
+    return MadeGroup(PackedBatch.from_table(table), lost)
 
 
 class _Groups(Datasource):
@@ -156,12 +158,13 @@ def _task(group: GroupWork, tokeniser: Any) -> Callable[[], Iterable[pa.Table]]:
 def _make(group: GroupWork, tokeniser: Any) -> pa.Table:
     name = pa.array([group.name])
     try:
-        table = group.make(ray.get(tokeniser)).to_table()
+        made = group.make(ray.get(tokeniser))
     except CellmillError as error:
         # As data, because Ray wraps exceptions so that they can no longer be told apart.
         told = json.dumps({"type": type(error).__name__, **error.as_dict()})
         return pa.table({_NAME: name, _ERROR: pa.array([told])})
-    return table.append_column(_NAME, name)
+    table = made.packed.to_table().append_column(_NAME, name)
+    return table if made.lost is None else table.append_column(_LOST, pa.array([made.lost.to_json()]))
 
 
 def _decode(told: str) -> CellmillError:

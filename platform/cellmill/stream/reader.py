@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from cellmill.atlas import ShardEntry, open_shard
 from cellmill.atlas.chunks import ChunkedArray
 from cellmill.atlas.jit import compiled
+from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
 from cellmill.stream.cells import Reading
 from cellmill.stream.kept import Kept
@@ -61,7 +63,11 @@ class Buffers:
         return self._kept[name][:nbytes].view(dtype)
 
 
-def read_block(reading: Reading, buffers: Buffers | None = None) -> CellBlock:
+Damage = dict[int, IntegrityError]
+"""Number of a reading's shard, and what is wrong with it."""
+
+
+def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage | None = None) -> CellBlock:
     """Read rows of shards as one block of cells, in tokens.
 
     Parameters
@@ -70,43 +76,61 @@ def read_block(reading: Reading, buffers: Buffers | None = None) -> CellBlock:
         Which rows.
     buffers
         Where to; the block is valid until the next is read into them. By default into memory of its own.
+    damage
+        If given, shards that are missing or damaged are noted here, and the block has no cells of them.
 
     Raises
     ------
     IntegrityError
-        A shard is missing or damaged; the message names it.
+        A shard is missing or damaged, and `damage` is not given; the message names it.
     """
-    shards = [_open(reading.storage, runs.entry) for runs in reading.shards]
-    ranges = [
-        (shard.indptr[runs.starts], shard.indptr[runs.stops])
-        for shard, runs in zip(shards, reading.shards, strict=True)
-    ]
-    sizes = [int((end - begin).sum()) for begin, end in ranges]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    opened: dict[int, OpenShard] = {}
+    sizes: dict[int, int] = {}
+    for i, runs in enumerate(reading.shards):
+        with _noting(i, damage):
+            shard = _open(reading.storage, runs.entry)
+            sizes[i] = int((shard.indptr[runs.stops] - shard.indptr[runs.starts]).sum())
+            opened[i] = shard
     # The smallest type that holds every token of the vocabulary, the same in each group.
     wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
     memory = buffers or Buffers()
-    token = memory.array("token", int(offsets[-1]), np.uint32 if wide else np.uint16)
-    count = memory.array("count", int(offsets[-1]), np.result_type(*(shard.counts.dtype for shard in shards)))
-    for shard, (begin, end), (start, stop) in zip(shards, ranges, pairwise(offsets.tolist()), strict=True):
-        _read_tokens(shard, begin, end, token[start:stop])
-        _read_counts(shard, begin, end, count[start:stop])
-    rows = [int((runs.stops - runs.starts).sum()) for runs in reading.shards]
-    indptr = np.empty(sum(rows) + 1, np.int64)
-    indptr[0] = 0
-    first = 0
-    for shard, runs, n, offset in zip(shards, reading.shards, rows, offsets.tolist(), strict=False):
-        _row_ends(shard.indptr, runs.starts, runs.stops, offset, indptr[first + 1 : first + n + 1])
-        first += n
+    token = memory.array("token", sum(sizes.values()), np.uint32 if wide else np.uint16)
+    kinds = [shard.counts.dtype for shard in opened.values()]
+    count = memory.array("count", token.size, np.result_type(np.uint8, *kinds))
+    rows = [runs.n_rows for runs in reading.shards]
+    indptr = np.zeros(sum(rows) + 1, np.int64)
+    whole: list[int] = []
+    first = start = 0
+    for i, shard in opened.items():
+        runs, stop = reading.shards[i], start + sizes[i]
+        with _noting(i, damage):
+            begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
+            _read_tokens(shard, begin, end, token[start:stop])
+            _read_counts(shard, begin, end, count[start:stop])
+            _row_ends(shard.indptr, runs.starts, runs.stops, start, indptr[first + 1 : first + rows[i] + 1])
+            whole.append(i)
+            first, start = first + rows[i], stop
+    kept = slice(None) if len(whole) == len(rows) else np.repeat(np.isin(np.arange(len(rows)), whole), rows)
     return CellBlock(
-        token=token,
-        count=count,
-        indptr=indptr,
-        cell_id=reading.cell_id,
-        labels=reading.labels,
-        measured=tuple(shard.tokens for shard in shards),
-        measured_set=np.repeat(np.arange(len(shards), dtype=np.int32), rows),
+        token=token[:start],
+        count=count[:start],
+        indptr=indptr[: first + 1],
+        cell_id=reading.cell_id[kept],
+        labels={name: codes[kept] for name, codes in reading.labels.items()},
+        measured=tuple(opened[i].tokens for i in whole),
+        measured_set=np.repeat(np.arange(len(whole), dtype=np.int32), np.array([rows[i] for i in whole], np.int64)),
     )
+
+
+@contextmanager
+def _noting(shard: int, damage: Damage | None) -> Iterator[None]:
+    """Note what is wrong with a shard instead of raising it, if there is a place to note it."""
+    try:
+        yield
+    except IntegrityError as error:
+        if damage is None:
+            raise
+        damage[shard] = error
 
 
 def _read_tokens(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:

@@ -14,9 +14,10 @@ from cellmill.errors import CheckpointError, ConfigError
 from cellmill.stream.balance import split_cells
 from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.group import GroupWork
+from cellmill.stream.group import GroupWork, MadeGroup
 from cellmill.stream.layout import GroupLayout, expand, group_layout
 from cellmill.stream.local import local_groups
+from cellmill.stream.losses import Losses
 from cellmill.stream.plan import EpochPlan, Windows, check_lanes, default_lanes, whole_sets
 from cellmill.stream.position import Position
 from cellmill.stream.shard_columns import Labels
@@ -31,15 +32,20 @@ class _Arrived:
     """A group that has been made, and its place in the steps."""
 
     layout: GroupLayout
-    packed: PackedBatch
+    made: MadeGroup
     unit: int
 
-    def step(self, step: int) -> PackedBatch | None:
+    def step(self, step: int, losses: Losses) -> PackedBatch | None:
         i = step - self.layout.first_step
         if not 0 <= i < self.layout.offset.size - 1:
             return None
-        first, last = self.layout.offset[i : i + 2].tolist()
-        return self.packed.between(first * self.unit, last * self.unit)
+        first, last = (self.layout.offset[i : i + 2] * self.unit).tolist()
+        lost = self.made.lost
+        if lost is not None:
+            losses.add(lost, first, last)
+            before = np.searchsorted(lost.cell, [first, last]).tolist()
+            first, last = first - before[0], last - before[1]
+        return self.made.packed.between(first, last)
 
 
 class Stream:
@@ -60,6 +66,11 @@ class Stream:
         This worker, and how many there are. Worker r owns the lanes equal to r modulo `world_size`.
     labels
         Columns that travel with the cells: name, column and classes.
+
+    Attributes
+    ----------
+    shards
+        The shards that hold the cells, ``dataset/digest``.
 
     Raises
     ------
@@ -88,6 +99,8 @@ class Stream:
         check_lanes(self.lanes, units, world_size)
         self._share = units // self.lanes
         self._tokeniser = tokeniser
+        self._losses = Losses()
+        self.shards = tuple("/".join(entry.key) for entry in selection.shards)
         self._digest = _order_digest(selection, config, self.lanes)
 
     @property
@@ -104,6 +117,11 @@ class Stream:
     def unlabelled(self) -> dict[str, int]:
         """Cells whose value is none of the classes, by label; their code is -1."""
         return self._cells.unlabelled
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Cells that were left out of this worker's batches so far, by damaged shard (``dataset/digest``)."""
+        return dict(self._losses.cells)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -143,7 +161,7 @@ class Stream:
         Raises
         ------
         IntegrityError
-            A shard is missing or damaged; nothing is skipped.
+            A shard is missing or damaged. With ``on_corrupt: skip`` batches are smaller instead, see `skipped`.
         """
         return self.resume(self.position(epoch, start_step))
 
@@ -186,10 +204,10 @@ class Stream:
             for step in range(plan.steps(taken)):
                 upto = taken + (step + 1) * plan.share
                 while n_arrived < len(planned) and planned[n_arrived].start < upto:
-                    packed = next(arriving)
-                    present.append(_Arrived(layouts.popleft(), packed, self.unit))
+                    made = next(arriving)
+                    present.append(_Arrived(layouts.popleft(), made, self.unit))
                     n_arrived += 1
-                parts = [part for group in present if (part := group.step(step)) is not None]
+                parts = [part for group in present if (part := group.step(step, self._losses)) is not None]
                 present = [group for group in present if group.layout.last_step > step + 1]
                 yield self._with_sets(PackedBatch.concatenate(parts) if parts else self._nothing())
         finally:
@@ -204,7 +222,8 @@ class Stream:
         cells = self._cells.pieces(layout.pieces, plan.epoch)
         chosen = expand(layout.cells, self.unit)
         copies = None if cells.copies is None else cells.copies[chosen]
-        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch)
+        skip = self.config.on_corrupt == "skip"
+        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch, skip)
 
     def _work(
         self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
@@ -234,7 +253,7 @@ class Stream:
         )
         return self._tokeniser.tokenise(block, seed=0, epoch=0)
 
-    def _groups(self, work: Iterator[GroupWork]) -> Generator[PackedBatch, None, None]:
+    def _groups(self, work: Iterator[GroupWork]) -> Generator[MadeGroup, None, None]:
         if self.config.backend == "local":
             return local_groups(work, self._tokeniser, self.config)
         from cellmill.stream.ray_data import ray_groups

@@ -54,6 +54,8 @@ class Marker(Config):
         Ranks that wrote it.
     files
         Name to size in bytes.
+    skipped
+        Cells that were left out so far because their shards are damaged, over all ranks, by shard.
     """
 
     format: int = 1
@@ -63,6 +65,7 @@ class Marker(Config):
     plan: dict[str, Any]
     world_size: int
     files: dict[str, int]
+    skipped: dict[str, int] = Field(default_factory=dict)
 
 
 class Checkpoint:
@@ -153,6 +156,7 @@ def save(
     position: Mapping[str, Any],
     config: Mapping[str, Any],
     plan: Mapping[str, Any],
+    skipped: Mapping[str, int],
     keep: int,
 ) -> Path:
     """Write a checkpoint from all ranks, then its marker, then forget old ones.
@@ -167,7 +171,7 @@ def save(
         The run's folder of checkpoints; all ranks see the same.
     tensors
         The same names in the same order on every rank.
-    steps, position, config, plan
+    steps, position, config, plan, skipped
         See `Marker`.
     keep
         Complete checkpoints that stay, this one included.
@@ -190,6 +194,7 @@ def save(
             plan=dict(plan),
             world_size=world_size,
             files={file.name: file.stat().st_size for file in sorted(path.glob("*.safetensors"))},
+            skipped=dict(skipped),
         )
         partial = path / f"{MARKER}.partial"
         partial.write_text(json.dumps(marker.model_dump(mode="json"), indent=1))

@@ -132,6 +132,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             "scores": tables,
             "classes": names,
             "unlabelled": unlabelled,
+            "skipped_cells": job.skipped(),
             "model": str(model.path),
             "model_digest": model.digest,
         }

@@ -22,6 +22,7 @@ from cellmill.training.config import TrainingConfig
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
+from cellmill.training.skipping import skipped_by_all
 from cellmill.training.task import LABEL, TaskName, Trainee, build_task
 from cellmill.training.warm_start import GENES, grown
 from cellmill.training.weights import load_pretrained
@@ -40,6 +41,7 @@ FREE = (
     "stream.group_cells",
     "stream.object_store_mb",
     "stream.task_retries",
+    "stream.on_corrupt",
     "compare_scratch",
     "test_where",
 )
@@ -120,6 +122,7 @@ class Job:
         per_epoch = source.steps_per_epoch
         plan = {"lanes": source.lanes, "steps_per_epoch": per_epoch, "total_steps": self.total_steps(per_epoch)}
         start = self._resume(engine, source, plan)
+        skipped_before = self.skipped()
         run = Run.open(self.run) if rank == 0 else None
 
         def log(metrics: Mapping[str, float], step: int) -> None:
@@ -134,6 +137,7 @@ class Job:
                 position=source.position(step),
                 config=self.config.model_dump(mode="json"),
                 plan=plan,
+                skipped=skipped_by_all(source.stream, skipped_before, engine.device),
                 keep=self.config.checkpoint.keep,
             )
 
@@ -163,6 +167,11 @@ class Job:
         now = self.config.model_dump(mode="json")
         checkpoint.require_same(now, found.marker.config, where=str(found.path), free=FREE)
         return found.marker.steps
+
+    def skipped(self) -> dict[str, int]:
+        """Return the cells that the newest checkpoint's run had left out because their shards are damaged, by shard."""
+        found = checkpoint.newest(self.run / CHECKPOINTS)
+        return {} if found is None else found.marker.skipped
 
     def stream(self, rank: int, world_size: int) -> Stream:
         """Return the stream of this rank's cells, in the lanes that the run began with."""
@@ -213,7 +222,7 @@ class _Source:
 
     def __init__(self, cells: Cells, stream: Stream) -> None:
         self._cells = cells
-        self._stream = stream
+        self.stream = stream
         self.lanes = stream.lanes
         self.cells_per_step = stream.cells_per_step
         self.steps_per_epoch = stream.steps_per_epoch
@@ -221,14 +230,14 @@ class _Source:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:
         """Yield this rank's cells of each global step."""
         token_map = self._cells.token_map
-        for packed in self._stream.epoch(epoch, start_step):
+        for packed in self.stream.epoch(epoch, start_step):
             yield packed if token_map is None else replace(packed, gene=token_map[packed.gene].astype(np.uint32))
 
     def position(self, steps: int) -> dict[str, Any]:
         """Return where the stream stands after some steps of the run."""
         epoch, step = divmod(steps, self.steps_per_epoch)
-        return self._stream.position(epoch, step).model_dump(mode="json")
+        return self.stream.position(epoch, step).model_dump(mode="json")
 
     def split(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
         """Cut a rank's cells of a step into parts of about equal numbers of tokens."""
-        return self._stream.micro_batches(packed, parts)
+        return self.stream.micro_batches(packed, parts)

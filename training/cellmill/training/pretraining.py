@@ -106,7 +106,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         lineage=lineage,
     )
     new = {} if start is None else {"features new to the model": start.n_new}
-    run.summary({"cells": selection.n_cells, **new, "model": str(model.path), "model_digest": model.digest, **metrics})
+    facts = {"cells": selection.n_cells, "skipped_cells": job.skipped(), **new}
+    run.summary({**facts, "model": str(model.path), "model_digest": model.digest, **metrics})
     run.close()
     return PretrainResult(run, model, metrics)
 
