@@ -10,6 +10,7 @@ from moto.server import ThreadedMotoServer
 
 from cellmill.atlas import Atlas
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.exporting import export_arrow
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.tags import add_tag, delete_tag
 from cellmill.atlas.withdrawing import remove
@@ -58,6 +59,15 @@ def test_an_atlas_in_an_object_store_equals_one_on_disk(tmp_path: Path, bucket: 
     assert atlas.snapshot().select("dataset = 'b'").n_cells == 20
     assert atlas.verify().sound
     assert not Storage.open(f"{bucket}/atlas").list("staging")
+
+    # Exported from the store and into it: with the run of content hashes, and read by ranges.
+    for url in (f"{bucket}/arrow", str(tmp_path / "arrow")):
+        exported = export_arrow(atlas.snapshot(), url)
+        export = Atlas.open(url)
+        assert (exported.cells, exported.exported_from) == (50, atlas.snapshot().name)
+        assert export.verify().sound
+        assert all(entry.hash_run for entry in export.snapshot().shards)
+        pd.testing.assert_frame_equal(counts(export), expected([first, second]))
 
 
 def test_commits_at_once_in_an_object_store_lose_nothing(tmp_path: Path, bucket: str) -> None:

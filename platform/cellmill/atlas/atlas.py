@@ -32,6 +32,7 @@ class _Marker(Config):
     format: int
     id: str
     organisms: tuple[str, ...]
+    exported_from: str = ""
 
 
 class Atlas:
@@ -47,12 +48,15 @@ class Atlas:
         Its identity, which lineage carries.
     organisms
         Whose genes its vocabulary may hold.
+    exported_from
+        Identity of the snapshot that it is an export of; empty for none.
     """
 
-    def __init__(self, storage: Storage, atlas_id: str, organisms: tuple[str, ...]) -> None:
+    def __init__(self, storage: Storage, atlas_id: str, organisms: tuple[str, ...], exported_from: str = "") -> None:
         self.storage = storage
         self.id = atlas_id
         self.organisms = organisms
+        self.exported_from = exported_from
         self.vocabulary_store = VocabularyStore(storage)
         self._catalog = Catalog(storage)
 
@@ -91,10 +95,10 @@ class Atlas:
         marker = read_record(storage, _MARKER, _Marker)
         if marker is None:
             raise AtlasError("There is no atlas here any more.", where=storage.url)
-        return cls(storage, marker.id, marker.organisms)
+        return cls(storage, marker.id, marker.organisms, marker.exported_from)
 
     @classmethod
-    def create(cls, url: str | Path, organisms: Sequence[str] = ("human",)) -> Atlas:
+    def create(cls, url: str | Path, organisms: Sequence[str] = ("human",), *, exported_from: str = "") -> Atlas:
         """Make an empty atlas.
 
         Raises
@@ -103,7 +107,7 @@ class Atlas:
             There is one already.
         """
         storage = Storage.open(url)
-        marker = _Marker(format=FORMAT, id=uuid.uuid4().hex, organisms=tuple(organisms))
+        marker = _Marker(format=FORMAT, id=uuid.uuid4().hex, organisms=tuple(organisms), exported_from=exported_from)
         # The catalog comes first: whoever finds the marker finds a whole atlas.
         Catalog(storage).create()
         if not storage.put_if_absent(_MARKER, encode(marker)):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from cellmill.atlas.commands import care, comparing, content, history
+from cellmill.atlas.commands import care, comparing, content, exporting, history
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Look into an atlas: log, show, query, read, diff, leakage; keep it: tag, rollback, remove, gc, verify.",
+    help="Look into an atlas: log, show, query, read, diff, leakage; hand it on: export; "
+    "keep it: tag, rollback, remove, gc, verify.",
 )
 
 for command in (
@@ -19,6 +20,7 @@ for command in (
     content.show,
     content.query,
     content.read,
+    exporting.export,
     comparing.diff,
     comparing.leakage,
     history.tag,

@@ -15,7 +15,7 @@ class ShardEntry(Config):
     Attributes
     ----------
     dataset, digest
-        Name of the shard: ``shards/<dataset>/<digest>.zarr``. The digest is that of its input, the resolved
+        Name of the shard: ``shards/<dataset>/<digest>``. The digest is that of its input, the resolved
         configuration, the recipe's version and the shard's number.
     n_cells
         Cells of this shard that the snapshot holds.
@@ -45,6 +45,8 @@ class ShardEntry(Config):
         Digest of the shard that this one was rewritten from when cells were withdrawn; empty for none.
     withdrawals
         Numbers of the withdrawals that took cells of it, with commas between; empty for none.
+    layout
+        How its counts lie: ``zarr``, a group that anndata reads; ``arrow``, a file of an export.
     """
 
     dataset: str
@@ -71,6 +73,7 @@ class ShardEntry(Config):
     created: str = ""
     origin: str = ""
     withdrawals: str = ""
+    layout: str = "zarr"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -85,7 +88,7 @@ class ShardEntry(Config):
     @property
     def shard_path(self) -> str:
         """Where the counts are, relative to the atlas."""
-        return f"shards/{self.dataset}/{self.digest}.zarr"
+        return f"shards/{self.dataset}/{self.digest}.{self.layout}"
 
     @property
     def cells_path(self) -> str:

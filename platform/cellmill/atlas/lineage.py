@@ -24,6 +24,8 @@ def snapshot_lineage(snapshot: Snapshot, selection: Selection | None) -> Lineage
     facts: dict[str, Fact] = {"cells": sum(counts), "shards": len(shards)}
     if selection is not None and selection.where is not None:
         facts["where"] = selection.where
+    if snapshot.atlas.exported_from:
+        facts["exported from"] = snapshot.atlas.exported_from
     pairs = list(zip(shards, counts, strict=True))
     return Lineage(
         kind="snapshot",

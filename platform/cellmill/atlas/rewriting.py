@@ -56,6 +56,7 @@ def without_rows(
             "withdrawals": ",".join(str(number) for number in sorted(taken)),
             "n_rows": int(kept.sum()),
             "hash_run": "",
+            "layout": "zarr",
         }
     )
     if storage.exists(draft.cells_path):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas.chunks import ChunkedArray
+from cellmill.atlas.arrays import EntryArray, load_tokens, open_arrays, read_pieces
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.jit import compiled
 from cellmill.errors import IntegrityError
@@ -28,16 +28,17 @@ class Shard:
         Token id of each column.
     indptr : int64[n_rows + 1]
         Where each row's entries begin.
+    arrays
+        What it consists of.
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         self.entry = entry
         self._storage = storage
         self._where = storage.join(entry.shard_path)
-        self._indices = ChunkedArray(storage, f"{entry.shard_path}/X/indices")
-        self._data = ChunkedArray(storage, f"{entry.shard_path}/X/data")
-        self.indptr: npt.NDArray[np.int64] = _whole(ChunkedArray(storage, f"{entry.shard_path}/X/indptr"))
-        self.tokens: npt.NDArray[np.uint32] = _whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
+        self.arrays = open_arrays(storage, entry)
+        self.indptr, self.tokens = self.arrays.indptr, self.arrays.tokens
+        self._indices, self._data = self.arrays.columns, self.arrays.counts
         self._check()
 
     @property
@@ -46,14 +47,9 @@ class Shard:
         return self.indptr.size - 1
 
     @property
-    def feature_ids(self) -> list[str]:
-        """Feature id of each column."""
-        return [str(name) for name in self._text("var/feature_id")]
-
-    @property
-    def symbols(self) -> list[str]:
-        """Symbol of each column."""
-        return [str(name) for name in self._text("var/symbol")]
+    def count_dtype(self) -> np.dtype[Any]:
+        """Type of its counts."""
+        return self._data.dtype
 
     def gather(
         self, starts: npt.ArrayLike, stops: npt.ArrayLike
@@ -103,19 +99,6 @@ class Shard:
                 fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
             )
 
-    def _text(self, name: str) -> Any:
-        import zarr
-
-        try:
-            root: Any = zarr.open_group(self._storage.zarr_store(self.entry.shard_path, read_only=True), mode="r")
-            return root[name][:]
-        except Exception as error:
-            raise IntegrityError(
-                f"The shard cannot be read: {str(error).strip() or type(error).__name__}.",
-                where=self._where,
-                fix="`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again.",
-            ) from error
-
 
 def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
     """Open a shard for reading; row starts and tokens are loaded, counts stay where they are.
@@ -130,40 +113,24 @@ def open_shard(storage: Storage, entry: ShardEntry) -> Shard:
 
 def read_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
     """Return the token id of each column of a shard, uint32 [n_features], without opening the rest."""
-    return _whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
+    return load_tokens(storage, entry)
 
 
-def _whole(array: ChunkedArray) -> npt.NDArray[Any]:
-    zero, end = np.zeros(1, np.int64), np.full(1, array.length)
-    return _read(array, zero, end)
-
-
-def _pieces(array: ChunkedArray, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
+def _pieces(array: EntryArray, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
     """Return pieces of an array one after the other, in any order, overlapping or not."""
     if np.all(begin[1:] >= end[:-1]):
-        return _read(array, begin, end)
+        return read_pieces(array, begin, end)
     # Each chunk is decoded once: what overlaps is read as one span, and copied to where it is wanted.
     order = np.argsort(begin, kind="stable")
     low, reach = begin[order], np.maximum.accumulate(end[order])
     first = np.concatenate([[True], low[1:] > reach[:-1]])
     span_low, span_high = low[first], reach[np.concatenate([np.flatnonzero(first)[1:] - 1, [low.size - 1]])]
-    buffer = _read(array, span_low, span_high)
+    buffer = read_pieces(array, span_low, span_high)
     starts = np.concatenate([[0], np.cumsum(span_high - span_low)])
     span = np.searchsorted(span_low, begin, side="right") - 1
     at = starts[span] + begin - span_low[span]
     out = np.empty(int(offsets[-1]), dtype=array.dtype)
     _copy_pieces(buffer, at, at + end - begin, out)
-    return out
-
-
-def _read(array: ChunkedArray, begin: I64, end: I64) -> npt.NDArray[Any]:
-    """Return pieces that are ascending and apart, one after the other."""
-    out = np.empty(int((end - begin).sum()), dtype=array.dtype)
-
-    def place(part: npt.NDArray[Any], where: slice) -> None:
-        out[where] = part
-
-    array.read(begin, end, place)
     return out
 
 

@@ -97,7 +97,7 @@ def verify(snapshot: Snapshot, *, progress: Callable[[int], None] | None = None)
         where = storage.join(entry.shard_path)
         before = len(damage)
         try:
-            found, size = checksum(storage, shard_keys(storage, entry.dataset, entry.digest))
+            found, size = checksum(storage, shard_keys(storage, entry.dataset, entry.digest, entry.layout))
         except CellmillError as error:
             damage.append(Damage(where=error.where or where, what=error.what))
             continue

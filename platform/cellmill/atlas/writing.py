@@ -176,6 +176,7 @@ def read_digests(storage: Storage, keys: Sequence[str]) -> Digests:
         return dict(zip(keys, pool.map(digest, keys), strict=True))
 
 
-def shard_keys(storage: Storage, dataset: str, digest: str) -> list[str]:
-    """Return the files of a shard: those of the zarr group and the cells' metadata."""
-    return [*storage.list(f"shards/{dataset}/{digest}.zarr"), f"cells/{dataset}/{digest}.parquet"]
+def shard_keys(storage: Storage, dataset: str, digest: str, layout: str = "zarr") -> list[str]:
+    """Return the files of a shard: those of the zarr group, or the Arrow file, and the cells' metadata."""
+    path = f"shards/{dataset}/{digest}.{layout}"
+    return [*(storage.list(path) if layout == "zarr" else [path]), f"cells/{dataset}/{digest}.parquet"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import ShardEntry, open_shard
-from cellmill.atlas.chunks import ChunkedArray
+from cellmill.atlas.arrays import EntryArray
 from cellmill.atlas.jit import compiled
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
@@ -26,14 +26,14 @@ _OPEN_BYTES = 256 << 20
 
 
 class OpenShard:
-    """A shard that is open: where its rows begin, what its columns are, and its two arrays."""
+    """A shard that is open: where its rows begin, what its columns are, and its entries."""
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         shard = open_shard(storage, entry)
         self.indptr = shard.indptr
         self.tokens = shard.tokens
-        self.columns = ChunkedArray(storage, f"{entry.shard_path}/X/indices")
-        self.counts = ChunkedArray(storage, f"{entry.shard_path}/X/data")
+        self.columns, self.counts = shard.arrays.columns, shard.arrays.counts
+        self.entry_tokens = shard.arrays.entry_tokens
 
     @property
     def nbytes(self) -> int:
@@ -106,7 +106,7 @@ def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage 
         with _noting(i, damage):
             begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
             _read_tokens(shard, begin, end, token[start:stop])
-            _read_counts(shard, begin, end, count[start:stop])
+            _copy(shard.counts, begin, end, count[start:stop])
             _row_ends(shard.indptr, runs.starts, runs.stops, start, indptr[first + 1 : first + rows[i] + 1])
             whole.append(i)
             first, start = first + rows[i], stop
@@ -134,6 +134,9 @@ def _noting(shard: int, damage: Damage | None) -> Iterator[None]:
 
 
 def _read_tokens(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    if shard.entry_tokens is not None:
+        _copy(shard.entry_tokens, begin, end, out)
+        return
     tokens = shard.tokens.astype(out.dtype)
 
     def emit(columns: npt.NDArray[Any], place: slice) -> None:
@@ -142,11 +145,11 @@ def _read_tokens(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) 
     shard.columns.read(begin, end, emit)
 
 
-def _read_counts(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
-    def emit(counts: npt.NDArray[Any], place: slice) -> None:
-        out[place] = counts
+def _copy(array: EntryArray, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    def emit(values: npt.NDArray[Any], place: slice) -> None:
+        out[place] = values
 
-    shard.counts.read(begin, end, emit)
+    array.read(begin, end, emit)
 
 
 @compiled

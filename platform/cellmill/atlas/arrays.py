@@ -1,0 +1,111 @@
+"""The arrays of a shard, however it lies on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from cellmill.atlas.arrow_shard import ArrowShard
+from cellmill.atlas.chunks import ChunkedArray, Emit
+from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.layout import index_dtype
+from cellmill.storage import Storage
+
+I64 = npt.NDArray[np.int64]
+
+
+class EntryArray(Protocol):
+    """Something of every entry of a shard, read in pieces."""
+
+    @property
+    def length(self) -> int:
+        """Number of entries."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of each."""
+        ...
+
+    def read(self, begin: I64, end: I64, emit: Emit) -> None:
+        """Read pieces that are ascending and apart, one after the other; see `ChunkedArray.read`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardArrays:
+    """What a shard consists of.
+
+    Attributes
+    ----------
+    indptr : int64 [n_rows + 1]
+        Where rows begin.
+    tokens : uint32 [n_features]
+        Token of each column.
+    columns, counts
+        Column and count of each entry.
+    entry_tokens
+        Token of each entry, where these are stored.
+    """
+
+    indptr: I64
+    tokens: npt.NDArray[np.uint32]
+    columns: EntryArray
+    counts: EntryArray
+    entry_tokens: EntryArray | None
+
+
+class _ColumnsOfTokens:
+    """The columns of entries whose tokens are stored."""
+
+    def __init__(self, entry_tokens: EntryArray, tokens: npt.NDArray[np.uint32]) -> None:
+        self._array = entry_tokens
+        self.length = entry_tokens.length
+        self.dtype = index_dtype(tokens.size)
+        self._column = np.zeros(int(tokens.max(initial=0)) + 1, self.dtype)
+        self._column[tokens] = np.arange(tokens.size)
+
+    def read(self, begin: I64, end: I64, emit: Emit) -> None:
+        self._array.read(begin, end, lambda part, place: emit(self._column[part], place))
+
+
+def open_arrays(storage: Storage, entry: ShardEntry) -> ShardArrays:
+    """Open the arrays of a shard; row starts and tokens are loaded.
+
+    Raises
+    ------
+    IntegrityError
+        A file is missing or damaged.
+    """
+    if entry.layout == "arrow":
+        shard = ArrowShard(storage, entry)
+        columns = _ColumnsOfTokens(shard.genes, shard.tokens)
+        return ShardArrays(shard.indptr, shard.tokens, columns, shard.counts, shard.genes)
+    arrays = [ChunkedArray(storage, f"{entry.shard_path}/X/{name}") for name in ("indptr", "indices", "data")]
+    return ShardArrays(read_whole(arrays[0]), load_tokens(storage, entry), arrays[1], arrays[2], None)
+
+
+def load_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
+    """Return the token of each column of a shard, uint32 [n_features], without opening more than needed."""
+    if entry.layout == "arrow":
+        return ArrowShard(storage, entry).tokens
+    return read_whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
+
+
+def read_whole(array: EntryArray) -> npt.NDArray[Any]:
+    """Return all entries."""
+    return read_pieces(array, np.zeros(1, np.int64), np.full(1, array.length))
+
+
+def read_pieces(array: EntryArray, begin: I64, end: I64) -> npt.NDArray[Any]:
+    """Return pieces that are ascending and apart, one after the other."""
+    out = np.empty(int((end - begin).sum()), dtype=array.dtype)
+
+    def place(part: npt.NDArray[Any], where: slice) -> None:
+        out[where] = part
+
+    array.read(begin, end, place)
+    return out

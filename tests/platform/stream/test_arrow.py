@@ -1,0 +1,60 @@
+"""The stream from an Arrow export: the order, the batches and the positions of the atlas that it was exported from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cellmill.atlas import Atlas
+from cellmill.atlas.exporting import export_arrow
+from cellmill.errors import IntegrityError
+from tests.platform.stream.test_stream import content, equal, stream
+
+
+@pytest.fixture(scope="module")
+def arrow_atlas(stream_atlas: Atlas, tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    url = tmp_path_factory.mktemp("export") / "atlas"
+    with pytest.MonkeyPatch.context() as patch:
+        # Batches of few cells, so that runs of rows cross many of them.
+        patch.setattr("cellmill.atlas.arrow_writing.CHUNK", 400)
+        export_arrow(stream_atlas.snapshot(), url)
+    return Atlas.open(url)
+
+
+@pytest.mark.parametrize("where", [None, "kind != 'B' and dataset in ('one', 'three')"])
+def test_the_same_batches_bit_for_bit(stream_atlas: Atlas, arrow_atlas: Atlas, where: str | None) -> None:
+    ours, theirs = (list(stream(atlas, where=where).epoch(2)) for atlas in (arrow_atlas, stream_atlas))
+    assert len(ours) == len(theirs) > 10
+    for one, other in zip(ours, theirs, strict=True):
+        assert equal(one, other)
+        assert one.gene.dtype == other.gene.dtype
+
+
+def test_a_position_in_the_one_is_a_position_in_the_other(stream_atlas: Atlas, arrow_atlas: Atlas) -> None:
+    for one, other in ((stream_atlas, arrow_atlas), (arrow_atlas, stream_atlas)):
+        position = stream(one).position(1, 9)
+        rest = [content(batch) for batch in stream(other, group_cells=333).resume(position)]
+        assert rest == [content(batch) for batch in list(stream(one).epoch(1))[9:]]
+
+
+def test_through_ray_data(stream_atlas: Atlas, arrow_atlas: Atlas, ray_cluster: None) -> None:
+    there = list(stream(arrow_atlas, backend="ray", data_cpus=2).epoch(0))
+    here = list(stream(stream_atlas).epoch(0))
+    assert len(here) == len(there)
+    assert all(equal(one, other) for one, other in zip(here, there, strict=True))
+
+
+def test_damage_ends_the_stream_or_is_counted(stream_atlas: Atlas, tmp_path: Path) -> None:
+    export_arrow(stream_atlas.snapshot(), tmp_path / "atlas")
+    atlas = Atlas.open(tmp_path / "atlas")
+    entry = atlas.snapshot().shards[0]
+    path = tmp_path / "atlas" / entry.shard_path
+    bad = bytearray(path.read_bytes())
+    bad[len(bad) // 2] ^= 1
+    path.write_bytes(bad)
+    with pytest.raises(IntegrityError, match=entry.digest):
+        list(stream(atlas).epoch(0))
+    source = stream(atlas, on_corrupt="skip")
+    assert sum(batch.n_cells for batch in source.epoch(0)) == source.n_cells - entry.n_cells
+    assert source.skipped == {f"{entry.dataset}/{entry.digest}": entry.n_cells}
