@@ -55,8 +55,8 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
 
         datasets.load_dataset("arrow", data_files="OUT/shards/*/*.arrow")
 
-    Token ``t`` is row ``t - 8`` of the vocabulary (``OUT/vocabulary/*.parquet``). What is withdrawn from the atlas
-    later has to be withdrawn from the export too.
+    Which token is which gene stands in ``OUT/vocabulary/*.parquet``. What is withdrawn from the atlas later has to be
+    withdrawn from the export too.
 
     Parameters
     ----------
