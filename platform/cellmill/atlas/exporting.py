@@ -50,11 +50,16 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
 
     Data sets, digests of shards, metadata, hidden cells, withdrawals and vocabulary are those of the snapshot, so that
     it is selected, streamed and verified as the snapshot is, in the same order: a position in the one is a position in
-    the other. The files hold ``cell_id``, ``barcode`` and the lists ``genes`` (token ids) and ``counts``. They are
-    uncompressed, and anything that reads Arrow reads them, for instance Hugging Face's `datasets`::
+    the other. The files hold ``cell_id``, ``barcode`` and the lists ``genes`` (token ids) and ``counts``, each in the
+    smallest type that holds those of its shard. They are uncompressed, and anything that reads Arrow reads them, for
+    instance Hugging Face's `datasets`::
 
-        datasets.load_dataset("arrow", data_files="OUT/shards/*/*.arrow")
+        numbers = List(Value("uint32"))
+        features = Features(cell_id=Value("uint64"), barcode=Value("string"), genes=numbers, counts=numbers)
+        load_dataset("arrow", data_files="OUT/shards/*/*.arrow", features=features)
 
+    Rows that the snapshot hides, such as duplicates, are in the files as they are in the shards; only `cellmill` leaves
+    them out.
     Which token is which gene stands in ``OUT/vocabulary/*.parquet``. What is withdrawn from the atlas later has to be
     withdrawn from the export too.
 
