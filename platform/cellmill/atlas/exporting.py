@@ -15,6 +15,7 @@ from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.withdrawals import active_withdrawals, withdrawn_rows
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import AtlasError, IntegrityError
@@ -59,9 +60,8 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
         load_dataset("arrow", data_files="OUT/shards/*/*.arrow", features=features)
 
     Rows that the snapshot hides, such as duplicates, are in the files as they are in the shards; only `cellmill` leaves
-    them out.
-    Which token is which gene stands in ``OUT/vocabulary/*.parquet``. What is withdrawn from the atlas later has to be
-    withdrawn from the export too.
+    them out. Which token is which gene stands in ``OUT/vocabulary/*.parquet``. What is withdrawn from the atlas later
+    has to be withdrawn from the export too.
 
     Parameters
     ----------
@@ -75,11 +75,12 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
     Raises
     ------
     AtlasError
-        There is another atlas at `url`.
+        There is another atlas at `url`, or the snapshot holds cells that were withdrawn since.
     IntegrityError
         A shard is missing or damaged.
     """
     source = snapshot.atlas
+    _refuse_withdrawn(snapshot)
     target = _target(source, snapshot, url)
     for prefix in ("vocabulary", "withdrawals"):
         _copy(source.storage, target.storage, source.storage.list(prefix))
@@ -99,6 +100,18 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
         cells=snapshot.n_cells,
         bytes=sum(entry.bytes for entry in entries),
     )
+
+
+def _refuse_withdrawn(snapshot: Snapshot) -> None:
+    storage = snapshot.atlas.storage
+    withdrawals = active_withdrawals(storage)
+    n = sum(int(withdrawn_rows(storage, entry, withdrawals).sum()) for entry in snapshot.shards) if withdrawals else 0
+    if n:
+        raise AtlasError(
+            f"{n:,} cells of snapshot {snapshot.version} were withdrawn since.",
+            where=snapshot.atlas.url,
+            fix="Export the newest snapshot.",
+        )
 
 
 def _target(source: Atlas, snapshot: Snapshot, url: str | Path) -> Atlas:

@@ -158,3 +158,8 @@ def test_cells_are_withdrawn_from_an_export_as_from_any_atlas(both: tuple[Atlas,
     assert (ours.X != theirs.X).nnz == 0
     collect(export, None, grace_s=0)
     assert export.verify().sound
+    with pytest.raises(AtlasError, match="withdrawn since"):
+        export_arrow(export.snapshot(1), Path(export.url).parent / "again")
+    assert not (Path(export.url).parent / "again").exists()
+    again = export_arrow(export.snapshot(), Path(export.url).parent / "again")
+    assert Atlas.open(again.atlas).verify().sound
