@@ -25,11 +25,20 @@ def test_counts_come_back_exactly_whatever_holds_them(counts: np.ndarray, dtype:
     np.testing.assert_array_equal(found, counts)
 
 
+def test_noise_of_single_precision_grows_with_the_count() -> None:
+    counts = np.arange(20_000, dtype=np.float32)
+    noisy = np.expm1(np.log1p(counts.astype(np.float64))).astype(np.float32)
+    np.testing.assert_array_equal(check_counts(noisy, "X"), counts)
+
+
 @pytest.mark.parametrize(
     ("values", "cause"),
     [
         (np.log1p(np.arange(5.0)), "log"),
         (np.array([0.0, 4212.7, 99.3]), "normalised"),
+        (np.array([0.2, 0.0017, 1e-5]), "normalised to shares"),
+        (np.array([3.0, 9e-4, 12.0]), "1 of 3|33.3% of the"),
+        (np.array([3.0009, 1.0]), "not integers"),
         (np.array([-1.2, 0.3]), "scaled"),
         (np.array([-3, 1]), "scaled"),
         (np.array([1.0, np.nan]), "NaN"),

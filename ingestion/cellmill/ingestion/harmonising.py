@@ -103,7 +103,7 @@ def _harmonise(
             value = np.float64(own_values[i])
             count = np.rint(value)
             # Written so that NaN fails it too.
-            if not (abs(value - count) <= TOLERANCE and 0.0 <= count <= _LARGEST):
+            if not (abs(value - count) <= TOLERANCE * max(count, 1.0) and 0.0 <= count <= _LARGEST):
                 return _NO_COUNT
             column = own_columns[i]
             umis[column] += count

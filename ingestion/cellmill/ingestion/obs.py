@@ -26,6 +26,7 @@ CELLXGENE_COLUMNS = (
     "genetic_perturbation_strategy",
     "is_primary_data",
     "observation_joinid",
+    "organism_ontology_term_id",
     "self_reported_ethnicity",
     "self_reported_ethnicity_ontology_term_id",
     "sex",

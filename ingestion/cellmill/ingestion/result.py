@@ -13,6 +13,7 @@ from cellmill.ingestion.config import IngestConfig
 from cellmill.ingestion.dataset_report import DatasetReport, labels, parts
 from cellmill.ingestion.plots import cell_figure, gene_figure
 from cellmill.ingestion.report_page import write_report
+from cellmill.ingestion.sources.remote import bare
 from cellmill.runs import Run
 
 REPORT = "report.html"
@@ -46,7 +47,7 @@ class IngestResult(Config):
 
 def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[DatasetReport]) -> Path:
     """Write the run's directory: resolved configuration, summary, plots, report and lineage."""
-    run = Run.create(config.output or _own_directory(config), "ingest", config)
+    run = Run.create(config.output or _own_directory(config), "ingest", _without_secrets(config))
     named = dict(zip(labels(list(reports)), reports, strict=True))
     summary = {
         "atlas": snapshot.atlas.url,
@@ -56,6 +57,7 @@ def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[Datase
         "features": {
             name: {str(key): n for key, n in part.genes.items()} for name, part in parts(list(reports)).items()
         },
+        "reports": [report.model_dump(mode="json") for report in reports],
     }
     run.summary(summary)
     if reports:
@@ -65,6 +67,28 @@ def write_run(config: IngestConfig, snapshot: Snapshot, reports: Sequence[Datase
         write_report(run.path / REPORT, where, reports, run.path / "plots")
     run.lineage(snapshot.lineage())
     return run.path
+
+
+def _without_secrets(config: IngestConfig) -> IngestConfig:
+    """Return the configuration with its URLs as they may be written down."""
+
+    def shown(path: str | None) -> str | None:
+        return None if path is None else bare(path)
+
+    sources = tuple(
+        source.model_copy(
+            update={
+                "path": bare(source.path),
+                "features": shown(source.features),
+                "join": tuple(
+                    join.model_copy(update={"path": shown(join.path), "features": shown(join.features)})
+                    for join in source.join
+                ),
+            }
+        )
+        for source in config.sources
+    )
+    return config.model_copy(update={"sources": sources})
 
 
 def _line(report: DatasetReport) -> dict[str, str | int]:
