@@ -86,6 +86,7 @@ def test_entries_in_any_order_and_spelling_equal_what_scipy_reads(
         (HEAD + b"3 3 2\n1 1 1\n2 x 2\n", "Line 2 of the entries is no entry"),
         (HEAD + b"3 3 2\n1 1 1\n2 2\n", "Line 2 of the entries is no entry"),
         (HEAD + b"3 3 2\n1 1 1\n2 2 2 2\n", "Line 2 of the entries is no entry"),
+        (HEAD + b"3 3 2\n1 1 2\n2 2 %r\n" % np.log1p(3).item(), r"integers, but some are not \(such as 1\.38629\)"),
         (HEAD + b"3 3 2\n1 1 1\n4 2 2\n", "outside"),
         (HEAD + b"3 3 2\n1 1 1\n1 0 2\n", "outside"),
         (HEAD + b"3 3 2\n1 1 1\n-1 2 2\n", "outside"),

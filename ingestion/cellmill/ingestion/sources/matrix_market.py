@@ -107,8 +107,8 @@ class MatrixMarket:
             seen += n
             if seen > header.n_entries:
                 break
-            if header.field == "integer" and n and float(np.abs(value[:n]).max()) > _LARGEST:
-                raise SourceError(f"There are values above {_LARGEST}.", where=self._where, fix="No count is so large.")
+            if header.field == "integer" and n:
+                self._check_integers(value[:n])
             if n:
                 yield row[:n], column[:n], value[:n]
         if seen != header.n_entries:
@@ -117,6 +117,17 @@ class MatrixMarket:
                 f"There are {less} entries ({seen:,}) than the header says ({header.n_entries:,}).",
                 where=self._where,
                 fix=_FIX,
+            )
+
+    def _check_integers(self, values: npt.NDArray[np.float64]) -> None:
+        if float(np.abs(values).max()) > _LARGEST:
+            raise SourceError(f"There are values above {_LARGEST}.", where=self._where, fix="No count is so large.")
+        others = values[values != np.rint(values)]
+        if others.size:
+            raise SourceError(
+                f"The header says that the values are integers, but some are not (such as {others[0]:.6g}).",
+                where=self._where,
+                fix="Values that are log-transformed or scaled are no counts: give the matrix of raw counts.",
             )
 
     def _whole_lines(self) -> Iterator[bytes]:
