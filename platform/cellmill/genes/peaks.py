@@ -16,8 +16,8 @@ from cellmill.genes.mapping import GeneMapping
 from cellmill.genes.regions import Regions, nearest_regions
 from cellmill.genes.status import CODE, Status
 
-# 1-9963-10665, chr1:9963-10665, chr1_9963_10665, GL000194.1-55758-56597, chr1:9,963-10,665
-_PEAK = re.compile(r"^\s*(\S+?)[:_-](\d[\d,]*)(?:-|_|\.\.)(\d[\d,]*)\s*$")
+# 1-9963-10665, chr1:9963-10665, chr1_9963_10665, GL000194.1-55758-56597, chr1:9,963-10,665, chr1<tab>9963<tab>10665
+_PEAK = re.compile(r"^\s*(\S+?)(?:[:_-]|\s+)(\d[\d,]*)(?:-|_|\.\.|\s+)(\d[\d,]*)\s*$")
 
 
 @dataclass(frozen=True)
