@@ -147,7 +147,9 @@ def peers_python(folder: Path) -> tuple[Path | None, list[str]]:
     python = folder / "bin/python"
     if python.exists():
         return python, []
-    base = shutil.which("python3.12")
+    # The first that runs: what stands in the path may be a stand-in of a version manager.
+    places = [shutil.which("python3.12"), *map(str, Path.home().glob(".pyenv/versions/3.12*/bin/python"))]
+    base = next((place for place in places if place and not subprocess.run([place, "-c", ""]).returncode), None)
     if base is None:
         return None, ["There is no Python 3.12, which annbatch needs: other writers were left out."]
     try:

@@ -1,4 +1,7 @@
-"""Synthetic h5ad files of any size, written in blocks: the pool of `benchmarks.synthetic`, drawn again and again."""
+"""Synthetic h5ad files of any size, written in blocks: the pool of `benchmarks.synthetic`, drawn again and again.
+
+A cell that is drawn again has another count in its first gene, so that no two cells are equal.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ def write_h5ad(path: Path, n_cells: int, compression: str | None) -> int:
     pool = counts(min(n_cells, POOL))
     rng = np.random.default_rng(1)
     rows = rng.integers(0, pool.shape[0], n_cells) if n_cells > POOL else np.arange(n_cells)
+    again = pd.Series(rows).groupby(rows).cumcount().to_numpy()
     indptr = np.concatenate([[0], np.cumsum(np.diff(pool.indptr)[rows])])
     partial = path.with_suffix(".partial")
     with h5py.File(partial, "w") as file:
@@ -37,6 +41,7 @@ def write_h5ad(path: Path, n_cells: int, compression: str | None) -> int:
         }
         for start in range(0, n_cells, _CELLS_AT_ONCE):
             block = pool[rows[start : start + _CELLS_AT_ONCE]]
+            block.data[block.indptr[:-1]] += again[start : start + _CELLS_AT_ONCE].astype(block.dtype)
             place = slice(indptr[start], indptr[start] + block.nnz)
             arrays["indices"][place], arrays["data"][place] = block.indices, block.data
         obs = {

@@ -15,9 +15,11 @@ from pathlib import Path
 
 
 def annbatch(source: str, folder: Path) -> None:
-    """Write a shuffled collection with annbatch's defaults."""
+    """Write a shuffled collection with annbatch's defaults, through the codecs that its manual asks for."""
+    import zarr
     from annbatch import DatasetCollection
 
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     DatasetCollection(str(folder / "collection.zarr")).add_adatas([source])
 
 
