@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import os
 import threading
@@ -161,6 +162,27 @@ def test_what_is_no_file_is_refused(tmp_path: Path, web: str, path: str, kind: t
     with pytest.raises(kind, match=what) as caught:
         plan(remote_config(tmp_path / "atlas", f"{web}{path}"))
     assert caught.value.where.startswith(web)
+
+
+@pytest.mark.parametrize("settings", [{}, {"format": "10x_mtx"}, {"format": "10x_outs"}])
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_10x_folder_of_a_web_server_is_read_by_the_url_of_its_matrix(
+    tmp_path: Path, web: str, end: str, settings: dict[str, str]
+) -> None:
+    folder = Handler.root / "filtered_feature_bc_matrix"
+    folder.mkdir()
+    for name, text in {
+        "matrix.mtx.gz": "%%MatrixMarket matrix coordinate integer general\n1 1 1\n1 1 7\n",
+        "features.tsv.gz": "ENSG00000141510\tTP53\tGene Expression\n",
+        "barcodes.tsv.gz": "AAAC-1\n",
+    }.items():
+        (folder / name).write_bytes(gzip.compress(text.encode()))
+    with pytest.raises(SourceError, match="web servers cannot list") as caught:
+        plan(remote_config(tmp_path / "atlas", f"{web}/{folder.name}{end}", **settings))
+    matrix = f"{web}/{folder.name}/matrix.mtx.gz"
+    assert matrix in caught.value.fix
+    (planned,) = plan(remote_config(tmp_path / "atlas", matrix))
+    assert planned.n_cells == 1
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:

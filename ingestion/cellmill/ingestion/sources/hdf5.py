@@ -24,7 +24,7 @@ def open_hdf5(place: Place) -> h5py.File:
     """
     path = place.local_path()
     if not path.is_file():
-        raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
+        raise place.absent()
     file = _open(path, place.url)
     outside: list[str] = []
     try:

@@ -82,6 +82,17 @@ class Place:
             return self._path.exists()
         return self.is_dir or self._facts is not None
 
+    def absent(self) -> SourceError:
+        """Return the error of a place where there is nothing."""
+        if not is_web(self.location) or "." in self.name:
+            return SourceError("The file does not exist.", where=self.url, fix="Check the path.")
+        folder = self.url.partition("?")[0].rstrip("/")
+        return SourceError(
+            "The file does not exist; if it is a folder: web servers cannot list what is in one.",
+            where=self.url,
+            fix=f"Give the URL of the file itself: of a 10x folder that of its matrix, {folder}/matrix.mtx.gz.",
+        )
+
     @cached_property
     def is_dir(self) -> bool:
         """Whether it is a folder; on a web server, which has none, a folder is what holds a zarr group."""
@@ -241,7 +252,7 @@ class Place:
     @property
     def _known(self) -> Facts:
         if self._facts is None:
-            raise SourceError("The file does not exist.", where=self.url, fix="Check the URL.")
+            raise self.absent()
         return self._facts
 
     @cached_property

@@ -101,7 +101,7 @@ def resolve(place: Place, config: SourceConfig) -> SourceFormat:
     if place.is_opaque:
         return known["soma"]
     if not place.exists:
-        raise SourceError("The file does not exist.", where=place.url, fix="Check the path.")
+        raise place.absent()
     found = [one for one in known.values() if _recognises(one, place)]
     if len(found) > 1:
         names = " and ".join(one.name for one in found)

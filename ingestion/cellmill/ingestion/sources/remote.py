@@ -179,5 +179,5 @@ def _refuse_pages(answer: requests.Response, url: str) -> None:
         raise DownloadError(
             f"The server did not send the file (HTTP {answer.status_code}, {kind or 'no content type'}).",
             where=bare(url),
-            fix="Open the URL in a browser: it may need a log-in, or be the page about the file.",
+            fix="Open the URL in a browser: it may need a log-in, or be the page about the file, or of its folder.",
         )

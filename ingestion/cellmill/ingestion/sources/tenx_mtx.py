@@ -187,6 +187,8 @@ def find_parts(place: Place) -> Parts:
             )
         matrix = found[0]
     match = _MATRIX.match(matrix.name)
+    if match is None and not matrix.exists:
+        raise matrix.absent()
     if match is None:
         raise SourceError("A MatrixMarket file must be called *.mtx or *.mtx.gz.", where=place.url, fix="Rename it.")
     stem = matrix.name.removesuffix(".gz").removesuffix(".mtx")
