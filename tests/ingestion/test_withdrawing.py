@@ -168,3 +168,18 @@ def test_a_plan_knows_what_is_there(tmp_path: Path) -> None:
     (planned,) = plan_ingestion(settings)
     assert entry.planned == ("a", planned.shard_digest(0))
     assert entry.digest != entry.origin
+
+
+def test_cells_can_be_withdrawn_while_the_newest_snapshot_has_none_of_them(tmp_path: Path) -> None:
+    adata = make_adata(30, seed=1)
+    settings = config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), **OBS)
+    ingest(settings)
+    atlas = Atlas.open(tmp_path / "atlas")
+    rollback(atlas, 0)
+    with pytest.raises(ConfigError, match="no column 'donr'"):
+        remove(atlas, "donr = 'd1'", "")
+    assert remove(atlas, D1, "consent").number == 1
+    ingest(settings)
+    same(tmp_path / "atlas", [without(adata)])
+    with pytest.raises(AtlasError, match="withdrawn since"):
+        rollback(atlas, 1)

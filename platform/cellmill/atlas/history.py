@@ -6,12 +6,17 @@ import json
 from collections import defaultdict
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from cellmill.atlas.delta_log import log_key, read_commit
+from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.forgotten import forgotten_versions
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
+
+if TYPE_CHECKING:
+    from cellmill.atlas.atlas import Atlas
 
 Lifetime = list[tuple[int, int]]
 """Ranges of versions, the last of each not included."""
@@ -53,6 +58,21 @@ def catalog_lifetimes(storage: Storage, newest: int) -> dict[str, Lifetime]:
 def is_retained(lifetime: Lifetime, forgotten: Container[int]) -> bool:
     """Return whether a snapshot that is not forgotten names the file."""
     return any(version not in forgotten for first, last in lifetime for version in range(first, last))
+
+
+def readable_shards(atlas: Atlas, newest: int) -> tuple[ShardEntry, ...]:
+    """Return the shards of all snapshots that are not forgotten, each once.
+
+    Raises
+    ------
+    IntegrityError
+        A file of the log is missing or damaged.
+    """
+    forgotten = forgotten_versions(atlas.storage)
+    lifetimes = catalog_lifetimes(atlas.storage, newest)
+    paths = [path for path, lifetime in lifetimes.items() if is_retained(lifetime, forgotten)]
+    found = {entry.key: entry for path in paths for entry in atlas.catalog_rows(path)}
+    return tuple(found[key] for key in sorted(found))
 
 
 def commit_infos(storage: Storage, newest: int) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cellmill.atlas.catalog import Change
 from cellmill.atlas.cell_keys import shard_keys
@@ -16,8 +17,10 @@ from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.hash_run import Member
 from cellmill.atlas.hash_run_writing import write_run
+from cellmill.atlas.history import readable_shards
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.rewriting import without_rows
+from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.unhiding import show_again
 from cellmill.atlas.withdrawals import (
     Withdrawal,
@@ -32,7 +35,6 @@ from cellmill.storage import Storage
 
 if TYPE_CHECKING:
     from cellmill.atlas.atlas import Atlas
-    from cellmill.atlas.snapshot import Snapshot
 
 U64 = npt.NDArray[np.uint64]
 
@@ -86,12 +88,12 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
     Raises
     ------
     ConfigError
-        The predicate is not well-formed, or no cell has such a column.
+        The predicate is not well-formed, or no snapshot that is not forgotten has such a column.
     """
     where = where.strip()
     predicate = read_predicate(where)
     newest = atlas.snapshot()
-    predicate.check(newest.columns)
+    predicate.check(_columns(atlas, newest, predicate.columns))
     trial = Withdrawal(number=0, where=where, reason=reason, time="")
     if dry_run:
         return _Plan(atlas, newest, trial, None).removal(newest.version)
@@ -233,6 +235,13 @@ class _Plan:
 def reason_of(number: int) -> str:
     """Return why reports say that cells are left out."""
     return f"withdrawn (withdrawal {number})"
+
+
+def _columns(atlas: Atlas, newest: Snapshot, wanted: Iterable[str]) -> Mapping[str, pa.DataType]:
+    """Return the columns of a snapshot and, if it lacks one, those of all that can be read: a source may come back."""
+    if newest.columns.keys() >= set(wanted):
+        return newest.columns
+    return Snapshot(atlas, newest.version, readable_shards(atlas, newest.version)).columns
 
 
 def _with_clean_runs(
