@@ -13,9 +13,12 @@ from scipy import sparse
 from cellmill.atlas import Atlas, read
 from cellmill.config import parse_config
 from cellmill.errors import ConfigError, IntegrityError, LockError
+from cellmill.genes import N_SPECIALS
+from cellmill.genes.vocabulary import write_features
 from cellmill.ingestion import IngestConfig, ingest, tasks
 from cellmill.runs import Run
 from tests.ingestion.cells import config, counts, expected, genes, make_adata, write
+from tests.platform.atlas.builders import make_features
 
 NAMES = genes(12)
 
@@ -314,3 +317,28 @@ def test_an_output_that_is_taken_is_refused_before_anything_is_done(tmp_path: Pa
     with pytest.raises(ConfigError, match="already holds a run"):
         ingest(config(tmp_path / "two", path, output=tmp_path / "run"))
     assert not (tmp_path / "two").exists()
+
+
+def test_a_lost_vocabulary_is_neither_extended_nor_read(tmp_path: Path) -> None:
+    root = tmp_path / "atlas"
+    ingest(config(root, write(make_adata(20, seed=1), tmp_path / "a.h5ad")))
+    ingest(config(root, write(make_adata(20, seed=2, start=40), tmp_path / "b.h5ad")))
+    other = config(root, write(make_adata(20, seed=3, start=80), tmp_path / "c.h5ad"))
+    first, last = (root / f"vocabulary/{name}.parquet" for name in ("000", "001"))
+    one, two = first.read_bytes(), last.read_bytes()
+    for content in ([], [one], [write_features(make_features(range(80)), N_SPECIALS)]):
+        last.unlink(missing_ok=True)
+        first.unlink(missing_ok=True)
+        for path, data in zip((first, last), content, strict=False):
+            path.write_bytes(data)
+        kept = sorted(path.read_bytes() for path in (root / "vocabulary").iterdir())
+        for use in (lambda: ingest(other), lambda: read(root), lambda: read(root, 1)):
+            with pytest.raises(IntegrityError, match="vocabulary") as caught:
+                use()
+            assert caught.value.where.endswith("atlas/vocabulary")
+        assert Atlas.open(root).snapshot().version == 2
+        assert sorted(path.read_bytes() for path in (root / "vocabulary").iterdir()) == kept
+    first.write_bytes(one)
+    last.write_bytes(two)
+    assert ingest(other).changed
+    Atlas.open(root).verify().check()

@@ -232,6 +232,7 @@ def _write(
         return []
     # The ids come first: no shard may hold a token that another ingestion could give to another feature.
     features = dict.fromkeys(feature for plan in plans for feature in plan.mapping.features)
+    atlas.vocabulary()  # refuses one that lost features, whose ids would be given again
     vocabulary = atlas.vocabulary_store.allocate(features)
     make = MakeShard(atlas.storage, plans, vocabulary, [tally.shard_cells for tally in tallies])
     n_cells = int(sum(tally.shard_cells.sum() for tally in tallies))

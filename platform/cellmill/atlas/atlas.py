@@ -16,6 +16,7 @@ from cellmill.atlas.lease import Lease
 from cellmill.atlas.record import encode, read_record
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.tags import all_tags, find_tag
+from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.config import Config
 from cellmill.errors import AtlasError, IntegrityError, SourceError
 from cellmill.genes import Vocabulary, VocabularyStore
@@ -125,8 +126,18 @@ class Atlas:
         return cls.open(url)
 
     def vocabulary(self) -> Vocabulary:
-        """Return the vocabulary as it is now."""
-        return self.vocabulary_store.load()
+        """Return the vocabulary as it is now.
+
+        Raises
+        ------
+        IntegrityError
+            It is damaged, or not the one that shards of the newest snapshot were written with.
+        """
+        # Shards are read first: the vocabulary only grows, and it grows before shards that need it are committed.
+        _, entries = self._catalog.entries()
+        vocabulary = self.vocabulary_store.load()
+        check_vocabulary(vocabulary, entries, self.storage.join("vocabulary"))
+        return vocabulary
 
     def snapshot(self, version: int | str | None = None) -> Snapshot:
         """Return a snapshot: the newest by default, or one by its number or tag.

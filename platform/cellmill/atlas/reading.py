@@ -14,6 +14,7 @@ from cellmill.atlas.atlas import Atlas
 from cellmill.atlas.selection import Selection
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.errors import ConfigError
 from cellmill.genes import N_SPECIALS, Vocabulary
 
@@ -46,6 +47,8 @@ def read(url: str | Path, version: int | str | None = None, where: str | None = 
         There is no such atlas or snapshot.
     ConfigError
         The predicate is not valid, or selects no cell.
+    IntegrityError
+        The vocabulary, or a shard, is not as it was written.
     """
     atlas = Atlas.open(url)
     return read_snapshot(atlas.snapshot(version), atlas.vocabulary(), where)
@@ -62,6 +65,7 @@ def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None 
             "No cell fulfils the predicate." if selection.where else "The snapshot has no cells.",
             where=selection.where or snapshot.atlas.url,
         )
+    check_vocabulary(vocabulary, selection.shards, snapshot.atlas.storage.join("vocabulary"))
     shards = [open_shard(snapshot.atlas.storage, entry) for entry in selection.shards]
     tokens = np.unique(np.concatenate([shard.tokens for shard in shards]))
     blocks = []

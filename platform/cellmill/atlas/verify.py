@@ -13,6 +13,7 @@ from cellmill.atlas.overlay import verify_overlay
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.verify_records import check_tags, check_withdrawals
+from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import CellmillError, IntegrityError
@@ -127,13 +128,9 @@ def _check_catalog(snapshot: Snapshot) -> None:
 
 def _check_vocabulary(snapshot: Snapshot) -> None:
     vocabulary = VocabularyStore(snapshot.atlas.storage).load()
-    wanted = {entry.vocabulary_size: entry.vocabulary_digest for entry in snapshot.shards}
-    for size, digest in sorted(wanted.items()):
-        if size > vocabulary.size or vocabulary.prefix(size).digest() != digest:
-            raise IntegrityError(
-                f"The vocabulary's first {size:,} tokens are not those that shards were written with.",
-                where=snapshot.atlas.storage.join("vocabulary"),
-            )
+    alike = {(entry.vocabulary_size, entry.vocabulary_digest): entry for entry in snapshot.shards}
+    for entry in alike.values():
+        check_vocabulary(vocabulary, [entry], snapshot.atlas.storage.join("vocabulary"))
 
 
 def _check_run(storage: Storage, path: str) -> None:
