@@ -2,13 +2,16 @@
 
 Whether a model saw a data set or a file is in its lineage, which names what its selection held. Whether it saw the
 cells of a predicate is found by asking the very snapshot it was trained on, by the very selection. Where that cannot be
-asked any more the answer is that it is not known.
+asked any more the answer is that it is not known. A name that nothing here knows gets no answer.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +21,14 @@ from cellmill.atlas import Atlas
 from cellmill.atlas.withdrawals import all_withdrawals
 from cellmill.config import Config
 from cellmill.errors import AtlasError, CellmillError, ConfigError, SourceError
+from cellmill.known import folders, is_digest, is_in_an_atlas
 from cellmill.lineage import Lineage, read_lineage
 from cellmill.models import find_models
 from cellmill.stamps import read_stamp
 
 Answer = Literal["yes", "no", "unknown"]
-_LEAST_PREFIX = 6
 _LARGEST_JSON = 64 << 20
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OURS = frozenset({"lineage.json", "manifest.json", "config.json", "labels.json", "metrics.json", "preprocessing.json"})
 
 
@@ -80,10 +84,21 @@ class _Verdict:
 
 @dataclass(frozen=True)
 class Cells:
-    """Some cells, and how to tell whether a thing with a given lineage saw them."""
+    """Some cells, and how to tell whether a thing with a given lineage saw them.
+
+    Attributes
+    ----------
+    what
+        The cells, in words.
+    judge
+        Returns the verdicts for a lineage.
+    name
+        What somebody called them, where nothing but the name tells that there are such cells.
+    """
 
     what: str
     judge: Callable[[Lineage], list[_Verdict]]
+    name: str | None = None
 
 
 def forward(thing: str, root: Path, where: str | None = None) -> Forward:
@@ -102,9 +117,13 @@ def forward(thing: str, root: Path, where: str | None = None) -> Forward:
     Raises
     ------
     AtlasError, ConfigError
-        There is no such atlas, snapshot or withdrawal, or the predicate is not well-formed.
+        There is no such atlas, snapshot or withdrawal, the predicate is not well-formed, or a predicate was given
+        without its atlas.
+    SourceError
+        No lineage below the folder and no atlas knows a data set or source of this name.
     """
     cells = _cells(thing, where)
+    lineages: list[Lineage] = []
     found: list[Sighting] = []
     models: dict[str, _Verdict] = {}
     for entry in find_models(root):
@@ -113,21 +132,41 @@ def forward(thing: str, root: Path, where: str | None = None) -> Forward:
         except SourceError as error:
             models[entry.digest] = _Verdict("unknown", None, error.what)
         else:
+            lineages.append(made)
             models[entry.digest] = _judge(cells, made)
         location = str(entry.path.absolute())
         found.append(_sighting("model", entry.name, entry.digest, location, models[entry.digest]))
     for path, node in _runs(root):
+        lineages.append(node)
         found.append(_sighting("run", node.name, node.digest, str(path.absolute()), _judge(cells, node)))
     for path, digest in _answers(root):
         verdict = models.get(digest, _Verdict("unknown", None, f"its model {digest[:16]} is not below {root}"))
         found.append(_sighting("prediction", path.name, digest, str(path.absolute()), verdict))
+    if cells.name is not None and found and not any(one.saw == "yes" for one in found):
+        _check_known(cells.name, lineages, root)
     return Forward(what=cells.what, found=tuple(sorted(found, key=lambda one: (one.location, one.kind))))
+
+
+def _check_known(name: str, lineages: list[Lineage], root: Path) -> None:
+    if not is_in_an_atlas(name, lineages, root):
+        raise SourceError(
+            f"No lineage and no atlas knows a data set or source {name!r}.",
+            where=f"searched below {root.absolute()}, and in the atlases of the lineages there",
+            fix="Give its name as `cellmill atlas show` has it, the path or the whole sha256 of a source file, or an "
+            "atlas and --where. --root widens the search.",
+        )
 
 
 def _cells(thing: str, where: str | None) -> Cells:
     if where is not None:
         atlas = Atlas.open(thing)
         return _by_predicate(atlas, where)
+    if _is_predicate(thing) and not os.path.exists(thing):
+        raise ConfigError(
+            "A predicate chooses cells of an atlas, and none is given.",
+            where=thing,
+            fix=f"cellmill lineage --forward ATLAS -w {shlex.quote(thing)}",
+        )
     url, mark, number = thing.rpartition("#")
     if mark and number.isdecimal():
         atlas = Atlas.open(url)
@@ -151,15 +190,25 @@ def _cells(thing: str, where: str | None) -> Cells:
         with Path(thing).open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Cells(f"source file {thing} ({sha256[:16]})", lambda tree: _by_name(tree, thing, sha256))
-    return Cells(f"data set or source {thing!r}", lambda tree: _by_name(tree, thing, thing))
+    called = None if _SHA256.fullmatch(thing) else thing
+    return Cells(f"data set or source {thing!r}", lambda tree: _by_name(tree, thing, thing), called)
+
+
+def _is_predicate(thing: str) -> bool:
+    """Return whether a text is a predicate, and more than a word, which may be a name."""
+    from cellmill.atlas.predicate import parse
+
+    try:
+        return not isinstance(parse(thing).tree, (ast.Name, ast.Constant))
+    except ConfigError:
+        return False
 
 
 def _by_name(tree: Lineage, name: str, digest: str) -> list[_Verdict]:
     def matches(node: Lineage) -> bool:
         if node.kind == "dataset":
             return node.name == name
-        prefix = len(digest) >= _LEAST_PREFIX and node.digest.startswith(digest.lower())
-        return node.kind == "source" and (prefix or node.location == name)
+        return node.kind == "source" and (is_digest(digest, node.digest) or node.location == name)
 
     return _named(tree, matches, "dataset", "source")
 
@@ -240,15 +289,9 @@ def _sighting(kind: Any, name: str, digest: str, location: str, verdict: _Verdic
     )
 
 
-def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    for folder, below, files in os.walk(root):
-        below[:] = sorted(name for name in below if not name.startswith(".") and not name.endswith(".zarr"))
-        yield Path(folder), sorted(files)
-
-
 def _runs(root: Path) -> Iterator[tuple[Path, Lineage]]:
     """Yield runs that trained: ingestions have a lineage, too, but saw nothing."""
-    for folder, files in _folders(root):
+    for folder, files in folders(root):
         if "lineage.json" in files and "manifest.json" not in files:
             try:
                 node = read_lineage(folder / "lineage.json")
@@ -259,7 +302,7 @@ def _runs(root: Path) -> Iterator[tuple[Path, Lineage]]:
 
 
 def _answers(root: Path) -> Iterator[tuple[Path, str]]:
-    for folder, files in _folders(root):
+    for folder, files in folders(root):
         for name in files:
             path = folder / name
             if name in _OURS or not (path.suffix == ".h5ad" or _may_be_answer(path)):

@@ -13,7 +13,7 @@ from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.withdrawals import lift
 from cellmill.atlas.withdrawing import remove
 from cellmill.cli import load
-from cellmill.errors import AtlasError, ConfigError
+from cellmill.errors import AtlasError, ConfigError, SourceError
 from cellmill.forward import forward
 from cellmill.lineage import Lineage
 from tests.platform.atlas.builders import small_atlas
@@ -110,6 +110,37 @@ def test_another_atlas_is_asked_where_it_is(tmp_path: Path) -> None:
     assert set(seen(atlas.url, tmp_path / "runs", "donor = 'd1'").values()) == {"yes"}
     (tmp_path / "other").rename(tmp_path / "moved")
     assert set(seen(atlas.url, tmp_path / "runs", "donor = 'd1'").values()) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    "predicate", ["donor == 'd1'", "donor='d1'", "age<4 and donor != 'd2'", "donor is null", "has(donor, 'd1')"]
+)
+def test_a_predicate_without_its_atlas_is_refused(tmp_path: Path, predicate: str) -> None:
+    train(tmp_path / "runs", "all", small_atlas(tmp_path / "atlas"), None)
+    with pytest.raises(ConfigError, match="none is given") as caught:
+        forward(predicate, tmp_path / "runs")
+    assert "ATLAS -w" in caught.value.fix
+
+
+def test_a_name_that_nothing_knows_has_no_answer(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path / "atlas")
+    root = tmp_path / "runs"
+    train(root, "only", atlas, "dataset = 'alpha'")
+    beta = next(entry for entry in atlas.snapshot().shards if entry.dataset == "beta")
+    for unknown in ("betta", "donor == ", "d1", "0123456789"):
+        with pytest.raises(SourceError, match="knows a data set"):
+            forward(unknown, root)
+    # What the atlas holds, or held, is known though no lineage names it; bytes are what their sha256 says.
+    known = ("beta", beta.source_url, beta.source_sha256[:10], "0" * 64)
+    for name in known:
+        assert set(seen(name, root).values()) == {"no"}
+    atlas.commit(remove=[beta.key])
+    assert set(seen("beta", root).values()) == {"no"}
+    (tmp_path / "atlas").rename(tmp_path / "moved")
+    with pytest.raises(SourceError, match="knows a data set"):
+        forward("beta", root)
+    assert set(seen("beta", tmp_path).values()) == {"no"}
+    assert forward("betta", tmp_path / "moved").found == ()
 
 
 def test_the_command(tmp_path: Path) -> None:
