@@ -236,6 +236,23 @@ def test_the_same_file_under_two_names_is_refused(tmp_path: Path) -> None:
     assert Atlas.open(tmp_path / "atlas").snapshot().version == 1
 
 
+def test_of_two_names_for_one_file_at_once_the_later_is_refused(tmp_path: Path) -> None:
+    """The other ingestion runs to its end while this one has planned its commit but not made it."""
+    path = write(make_adata(), tmp_path / "a.h5ad")
+    (tmp_path / "b.h5ad").write_bytes(path.read_bytes())
+    root = tmp_path / "atlas"
+    once = iter([True])
+
+    def other() -> None:
+        if next(once, False):
+            ingest(config(root, tmp_path / "b.h5ad"))
+
+    with pytest.raises(ConfigError, match="already, as data set 'b'"):
+        ingest(config(root, path), guard=other)
+    snapshot = Atlas.open(root).snapshot()
+    assert (snapshot.version, {entry.dataset for entry in snapshot.shards}) == (1, {"b"})
+
+
 def test_an_anndata_in_memory(tmp_path: Path) -> None:
     adata = make_adata(25)
     adata.layers["counts"] = adata.X.copy()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
 from cellmill.atlas.withdrawals import active_withdrawals, is_current
 from cellmill.atlas.withdrawing import reason_of, without_withdrawn
+from cellmill.errors import ConfigError
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
@@ -31,6 +32,11 @@ def commit(
     -------
     tuple
         Number of the snapshot, whether this call made it, and the reports with the duplicates in them.
+
+    Raises
+    ------
+    ConfigError
+        Another ingestion has committed one of the files under another name meanwhile.
     """
     found = Found()
     withdrawn: dict[str, Counter[int]] = {}
@@ -38,6 +44,7 @@ def commit(
 
     def plan(snapshot: Snapshot) -> Change | None:
         nonlocal found, withdrawn
+        refuse_renamed(plans, snapshot.shards)
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
         withdrawals = active_withdrawals(atlas.storage)
         active = {withdrawal.number for withdrawal in withdrawals}
@@ -71,6 +78,25 @@ def commit(
         changed,
         [_counted(report, withdrawn.get(plan.digest)) for report, plan in zip(told, plans, strict=True)],
     )
+
+
+def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -> None:
+    """Refuse a file that is in the atlas under another name: its cells would have the same ids twice.
+
+    Raises
+    ------
+    ConfigError
+        Names the data set that has it.
+    """
+    names = {entry.source_sha256: entry.dataset for entry in entries}
+    for plan in plans:
+        name = names.get(plan.sha256, plan.dataset)
+        if name != plan.dataset:
+            raise ConfigError(
+                f"The file is in the atlas already, as data set {name!r}.",
+                where=plan.url,
+                fix=f"Leave it out, or set `dataset: {name}`.",
+            )
 
 
 def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:

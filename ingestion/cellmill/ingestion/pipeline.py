@@ -17,7 +17,7 @@ from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Backend, LocalBackend
-from cellmill.ingestion.commit import commit
+from cellmill.ingestion.commit import commit, refuse_renamed
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.features import limits
 from cellmill.ingestion.opening import close_source
@@ -157,7 +157,7 @@ def _ingest_leased(
     guard: Callable[[], None] | None,
 ) -> IngestResult:
     here = atlas.snapshot().shards
-    _refuse_renamed(planned, here)
+    refuse_renamed(planned, here)
     active = {withdrawal.number for withdrawal in active_withdrawals(atlas.storage)}
     present = {entry.planned for entry in here if is_current(entry, active)}
     done = [_is_present(atlas, plan, present, active) for plan in planned]
@@ -260,19 +260,6 @@ def _refuse_twins(plans: Sequence[SourcePlan]) -> None:
                 f"Two sources have the same content ({plan.dataset} and {other.dataset}).",
                 where=f"{plan.url} and {other.url}",
                 fix="Name the file once.",
-            )
-
-
-def _refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -> None:
-    """Refuse a file that is in the atlas under another name: its cells would have the same ids twice."""
-    names = {entry.source_sha256: entry.dataset for entry in entries}
-    for plan in plans:
-        name = names.get(plan.sha256, plan.dataset)
-        if name != plan.dataset:
-            raise ConfigError(
-                f"The file is in the atlas already, as data set {name!r}.",
-                where=plan.url,
-                fix=f"Leave it out, or set `dataset: {name}`.",
             )
 
 
