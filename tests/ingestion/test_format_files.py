@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 from scipy import sparse
@@ -65,7 +66,7 @@ REFUSED = {
     "messy/1e4dfec4-c0b2-46ad-a04e-ff3ffb3c0a8f.h5ad": _NAMES.format("0"),
     "messy/a95c59b4-7f5d-4b80-ad53-a694834ca18b.h5ad": _NAMES.format("0"),
     "messy/j_gene_test_data.h5ad": "has no matrix",
-    "messy/mpfc-starmap.loom": _NAMES.format("acss1"),
+    "messy/mpfc-starmap.loom": r"names \(acss1, .* in lower case; .*, 98% are human genes and 100% are mouse",
     "messy/nan.h5ad": "NaN",
     "messy/worm_neuron_4186c_13488g_no_gene_names.h5": "holds X, Y at its root",
     "soma/1a47f8_pbmc-small-x-csc.h5ad": "scaled",
@@ -176,6 +177,24 @@ def test_others_are_refused_by_their_cause(tmp_path: Path, formats: Path, path: 
     assert caught.value.where.startswith(str(formats / path))
     assert caught.value.fix
     assert not (tmp_path / "atlas/shards").exists()
+
+
+def test_symbols_in_lower_case_are_those_of_the_organism_that_is_named(tmp_path: Path, formats: Path) -> None:
+    path = formats / "messy/mpfc-starmap.loom"
+    source = SourceConfig(path=str(path), dataset="starmap", organism="mouse")
+    atlas = tmp_path / "atlas"
+    (report,) = ingest(IngestConfig(atlas=str(atlas), sources=(source,), backend="local")).reports
+    with h5py.File(path) as file:
+        names = file["row_attrs/Gene"].asstr()[:].tolist()
+        matrix = file["matrix"][:]
+    assert report.genes.genes == {"alias": len(names)}
+    found = read(atlas)
+    symbols = {symbol.lower(): i for i, symbol in enumerate(found.var["symbol"])}
+    current = {"ctgf": "ccn2", "fam19a1": "tafa1", "nov": "ccn3"}
+    columns = [symbols[current.get(name, name)] for name in names]
+    rows = found.obs["source_row"].to_numpy()
+    assert len(rows) > 100
+    np.testing.assert_array_equal(found.X.toarray()[:, columns], matrix.T[rows])
 
 
 def test_no_file_is_left_out(formats: Path) -> None:

@@ -20,6 +20,7 @@ from cellmill.genes import (
     assembly_of,
     detect_organism,
     likely_modality,
+    lower_case_genes,
     map_columns,
     read_regions,
 )
@@ -37,6 +38,8 @@ _BED = (
     ("start", "chromStart", "chromstart"),
     ("end", "chromEnd", "chromend", "stop"),
 )
+
+_MOSTLY = 0.5
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,14 @@ def _organism(
     if not genes:
         raise GeneMappingError(
             "Names of proteins do not say whose they are.", where=source.url, fix="Set `organism` to human or mouse."
+        )
+    shares = lower_case_genes(genes)
+    if max(shares.values()) >= _MOSTLY:
+        known = " and ".join(f"{share:.0%} are {one} genes" for one, share in shares.items())
+        raise GeneMappingError(
+            f"The gene names ({', '.join(genes[:4])}, ...) are in lower case; but for that, {known}.",
+            where=source.url,
+            fix="Set `organism` to the one that was measured: human and mouse symbols differ by their case alone.",
         )
     columns = ", ".join(map(str, source.var(place).columns)) or "none"
     raise GeneMappingError(

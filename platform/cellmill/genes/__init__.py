@@ -7,7 +7,7 @@ from cellmill.genes.feature import Feature
 from cellmill.genes.harmonisation import harmonise
 from cellmill.genes.mapping import GeneMapping
 from cellmill.genes.modality import MODALITIES, Modality, likely_modality
-from cellmill.genes.organism import detect_organism
+from cellmill.genes.organism import detect_organism, lower_case_genes
 from cellmill.genes.regions import Regions, read_regions
 from cellmill.genes.report import GeneReport
 from cellmill.genes.status import Status
@@ -39,6 +39,7 @@ __all__ = [
     "harmonise",
     "likely_modality",
     "load_table",
+    "lower_case_genes",
     "map_columns",
     "read_regions",
     "sources",

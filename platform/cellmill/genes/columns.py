@@ -132,7 +132,7 @@ def map_columns(
         own = [names[i] for i in columns.tolist()]
         if kind == "rna":
             second = None if symbols is None else [symbols[i] for i in columns.tolist()]
-            mapping = harmonise(own, organism=organism, symbols=second, config=settings)
+            mapping = harmonise(own, organism=organism, symbols=second, config=settings, lower_case=True)
         elif kind == "atac":
             assert assembly is not None
             mapping = map_peaks(own, assembly=assembly, config=peaks, regions=regions)

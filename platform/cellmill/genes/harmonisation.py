@@ -10,7 +10,7 @@ from cellmill.errors import GeneMappingError
 from cellmill.genes.config import GeneConfig, Organism
 from cellmill.genes.feature import Feature
 from cellmill.genes.mapping import GeneMapping
-from cellmill.genes.organism import detect_organism
+from cellmill.genes.organism import detect_organism, in_lower_case
 from cellmill.genes.peaks import is_peak
 from cellmill.genes.resolve import Resolver
 from cellmill.genes.status import CODE, KEPT, Status
@@ -25,6 +25,7 @@ def harmonise(
     organism: Organism,
     symbols: Sequence[str] | None = None,
     config: GeneConfig | None = None,
+    lower_case: bool = False,
 ) -> GeneMapping:
     """Map the columns of a data set to features.
 
@@ -43,6 +44,9 @@ def harmonise(
         Second names of the same columns, asked where the first do not lead to a gene.
     config
         Duplicates, aliases, orthologs; limits on the loss are applied by ``GeneReport.check``.
+    lower_case
+        Whether names, if none has a capital letter, are also taken for symbols in lower case, as aliases. Only for an
+        `organism` that somebody has named: human and mouse symbols differ by case alone.
 
     Raises
     ------
@@ -57,7 +61,8 @@ def harmonise(
     second = [None] * len(first) if symbols is None else [str(symbol) for symbol in symbols]
     if len(second) != len(first):
         raise GeneMappingError(f"{len(second):,} symbols were given for {len(first):,} names.")
-    rows, statuses = _resolve(table, first, second, settings.aliases)
+    lower = lower_case and in_lower_case(first) and in_lower_case(symbol for symbol in second if symbol)
+    rows, statuses = _resolve(table, first, second, settings.aliases, lower)
     approved = table.row_of_symbol
     conflicts = np.fromiter(
         (
@@ -82,10 +87,10 @@ def harmonise(
 
 
 def _resolve(
-    table: GeneTable, names: list[str], symbols: Sequence[str | None], aliases: bool
+    table: GeneTable, names: list[str], symbols: Sequence[str | None], aliases: bool, lower_case: bool
 ) -> tuple[list[int], list[Status]]:
     """Return row and status of each column: plain ids and approved symbols at once, the rest one by one."""
-    resolver = Resolver(table, frozenset(names).union(s for s in symbols if s), aliases)
+    resolver = Resolver(table, frozenset(names).union(s for s in symbols if s), aliases, lower_case)
     by_id, by_symbol = table.row_of_id, table.row_of_symbol
     rows: list[int] = []
     statuses: list[Status] = []

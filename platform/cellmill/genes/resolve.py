@@ -30,12 +30,15 @@ class Resolver:
         All names of the input: ``TBCE-1`` is read as a second ``TBCE`` only if there is a ``TBCE``.
     aliases
         Whether previous symbols, aliases and dates are followed.
+    lower_case
+        Whether the names are symbols and aliases in lower case.
     """
 
-    def __init__(self, table: GeneTable, present: Collection[str], aliases: bool) -> None:
+    def __init__(self, table: GeneTable, present: Collection[str], aliases: bool, lower_case: bool = False) -> None:
         self.table = table
         self.present = present
         self.aliases = aliases
+        self.lower_case = lower_case
         self.controls = load_controls()
         # R's make.names leaves no dash: then a dot may stand for one, before it means anything else.
         self.dotted = not any("-" in name for name in present)
@@ -104,7 +107,8 @@ class Resolver:
         if row >= 0:
             return row, Status.MATCHED
         if row == _NONE and self.aliases:
-            row = self.table.row_of_other.get(name, _NONE)
+            others = self.table.row_of_lower_case if self.lower_case else self.table.row_of_other
+            row = others.get(name.lower() if self.lower_case else name, _NONE)
             if row >= 0:
                 return row, Status.ALIAS
         return _NONE, Status.AMBIGUOUS if row == AMBIGUOUS else Status.UNKNOWN

@@ -11,7 +11,8 @@ class Status(StrEnum):
     MATCHED = "matched"
     """The id or the approved symbol is in the release; a peak is a region of the assembly, or belongs to one."""
     ALIAS = "alias"
-    """A previous symbol, an alias, or a date made by a spreadsheet, of one gene only; a protein in a panel's words."""
+    """A previous symbol, an alias, a symbol in lower case, or a date made by a spreadsheet, of one gene only; a protein
+    in a panel's words."""
     REPLACED = "replaced"
     """An id that the release does not have, of a gene that it has."""
     SPLIT = "split"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from io import BytesIO
 from typing import Any, get_args
@@ -81,6 +81,18 @@ class GeneTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def row_of_lower_case(self) -> dict[str, int]:
+        """Every symbol, previous symbol and alias in lower case, to row; an approved symbol decides over the others."""
+        found: dict[str, int] = {}
+        for rows in (self.row_of_other, self.row_of_symbol):
+            level: dict[str, int] = {}
+            for name, row in rows.items():
+                lower = name.lower()
+                level[lower] = row if level.get(lower, row) == row else AMBIGUOUS
+            found.update(level)
+        return found
 
     def feature(self, row: int) -> Feature:
         """Return the feature of one row."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cellmill.errors import ConfigError, GeneMappingError
-from cellmill.genes import GeneConfig, Status, detect_organism, harmonise, load_table
+from cellmill.genes import GeneConfig, Status, detect_organism, harmonise, load_table, lower_case_genes
 
 TP53, ACTB, MARCHF1, SEPTIN2 = "ENSG00000141510", "ENSG00000075624", "ENSG00000145416", "ENSG00000168385"
 
@@ -238,6 +238,28 @@ def test_detect_organism() -> None:
     assert detect_organism(["foo", "bar"]) is None
     assert detect_organism(["hg19_TP53", "mm10_Trp53"]) is None
     assert detect_organism([]) is None
+    assert detect_organism(["tp53", "p53", "actb"]) is None
+    assert detect_organism(["mm10_actb", "mm10_aqp4"]) == "mouse"
+
+
+def test_lower_case_is_of_the_organism_that_is_named_and_only_if_all_names_are_so() -> None:
+    table = load_table("mouse")
+    unique = [symbol for symbol, row in table.row_of_symbol.items() if row >= 0][:2000]
+    lower = [symbol.lower() for symbol in unique]
+    mapping = harmonise(lower, organism="mouse", lower_case=True)
+    assert [feature.id for feature in mapping.features] == [table.ids[table.row_of_symbol[name]] for name in unique]
+    assert lower_case_genes(lower)["mouse"] == 1.0
+    assert lower_case_genes([*lower, "Actb"]) == {"human": 0.0, "mouse": 0.0}
+    # TH is an enzyme, but "th" may be an alias of another gene: the approved symbol decides.
+    (th,) = harmonise(["th"], organism="human", lower_case=True).features
+    assert th.symbol == "TH"
+    for names, options in (
+        (["aqp4", "acss1"], {}),
+        (["aqp4", "acss1", "Actb"], {"lower_case": True}),
+        (["aqp4", "acss1"], {"lower_case": True, "config": GeneConfig(aliases=False)}),
+    ):
+        known = {feature.symbol for feature in harmonise(names, organism="mouse", **options).features}
+        assert known <= {"Actb"}
 
 
 def test_sixty_thousand_names_take_well_below_a_second() -> None:
