@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from cellmill.atlas import Atlas, Snapshot
+from cellmill.atlas.cell_keys import shard_keys
+from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.withdrawals import all_withdrawals, lift
 from cellmill.atlas.withdrawing import remove
@@ -81,6 +83,41 @@ def test_a_data_set_that_is_withdrawn_whole_is_not_read_again(tmp_path: Path) ->
     lift(atlas.storage, 1, "a mistake")
     assert ingest(settings).changed
     same(tmp_path / "atlas", [adata])
+
+
+def test_a_rollback_does_not_bring_back_the_hashes_of_withdrawn_cells(tmp_path: Path) -> None:
+    """The old rows name one run of all; some of their shards hide other cells now."""
+    root, names = tmp_path / "atlas", "abcd"
+    adatas = [make_adata(12, seed=seed) for seed in (1, 2, 3, 2)]  # all of d is hidden behind b
+    adatas[3].obs["age"] += 1
+    paths = [write(adata, tmp_path / f"{name}.h5ad") for name, adata in zip(names, adatas, strict=True)]
+    for path in paths:
+        ingest(config(root, path, **OBS))
+    atlas = Atlas.open(root)
+    first, *others = atlas.snapshot().shards
+    assert {entry.hash_run for entry in others} == {first.hash_run}
+    keys, table = shard_keys(atlas.storage, first, "donor")
+    donors = table.column("donor").to_pylist()
+    hashes = [key[:2].astype("<u8").tobytes() for key, donor in zip(keys, donors, strict=True) if donor == "d1"]
+    atlas.commit([], [first.key])
+    adatas[1].X = adatas[1].X * 2
+    write(adatas[1], paths[1])
+    ingest(config(root, paths[1], **OBS))
+    remove(atlas, "dataset = 'a' and donor = 'd1'", "consent")
+    assert rollback(atlas, 5) == (8, True)
+    assert rollback(atlas, 5) == (8, False)
+
+    def stored(cell: bytes) -> bool:
+        return any(cell in path.read_bytes() for path in (root / "hashes").iterdir())
+
+    assert len(hashes) == 4
+    assert all(stored(cell) for cell in hashes)
+    collect(atlas, Forget(), grace_s=0)
+    assert not any(stored(cell) for cell in hashes)
+    atlas.verify().check()
+    same(root, [make_adata(12, seed=2), adatas[2]])
+    adatas[2].obs["age"] += 1
+    assert ingest(config(root, write(adatas[2], tmp_path / "e.h5ad"), **OBS)).reports[0].cells_out == 0
 
 
 def test_a_lifted_withdrawal_lets_cells_back(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from cellmill.atlas.catalog import Change
+from cellmill.atlas.clean_runs import with_clean_runs
+from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.forgotten import check_known
-from cellmill.atlas.withdrawals import active_withdrawals, withdrawn_rows
+from cellmill.atlas.withdrawals import Withdrawal, active_withdrawals, withdrawn_rows
 from cellmill.errors import AtlasError
 
 if TYPE_CHECKING:
@@ -34,21 +36,30 @@ def rollback(atlas: Atlas, version: int | str, message: str = "") -> tuple[int, 
         # Asked under the lease of the commit: what is not forgotten now is not collected before the commit.
         check_known(atlas.storage, target.version)
         there = {entry.key: entry for entry in newest.shards}
-        wanted = {entry.key: entry for entry in target.shards}
-        add = [entry for key, entry in wanted.items() if there.get(key) != entry]
-        gone = [key for key in there if key not in wanted]
+        withdrawals = active_withdrawals(atlas.storage)
+        _refuse_withdrawn(target, there, withdrawals)
+        rows = [_indexed_as_now(entry, there.get(entry.key)) for entry in target.shards]
+        back = {row.hash_run for row in rows} - {row.hash_run for row in newest.shards}
+        if withdrawals and back - {""}:
+            # A run that comes back may have the hashes of cells that were withdrawn since.
+            rows = with_clean_runs(atlas.storage, rows)
+        add = [row for row in rows if there.get(row.key) != row]
+        gone = sorted(there.keys() - {row.key for row in rows})
         if not add and not gone:
             return None
-        _refuse_withdrawn(target, there)
         facts = {"rollback": str(target.version), "cells": str(target.n_cells)}
         return Change(add, gone, message or f"roll back to snapshot {target.version}", facts)
 
     return atlas.update(plan)
 
 
-def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]]) -> None:
+def _indexed_as_now(entry: ShardEntry, now: ShardEntry | None) -> ShardEntry:
+    """Return a shard's row with the run that has its hashes now, if the same cells are hidden."""
+    return now if now is not None and now.hash_run and now.overlay == entry.overlay else entry
+
+
+def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]], withdrawals: Sequence[Withdrawal]) -> None:
     storage = target.atlas.storage
-    withdrawals = active_withdrawals(storage)
     for entry in target.shards:
         if entry.key in there:
             continue

@@ -13,10 +13,9 @@ import pyarrow as pa
 
 from cellmill.atlas.catalog import Change
 from cellmill.atlas.cell_keys import shard_keys
+from cellmill.atlas.clean_runs import with_clean_runs
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
-from cellmill.atlas.hash_run import Member
-from cellmill.atlas.hash_run_writing import write_run
 from cellmill.atlas.history import readable_shards
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.rewriting import without_rows
@@ -181,7 +180,7 @@ class _Plan:
         stay = [entry for entry in self._snapshot.shards if entry.key not in touched]
         # Only shards whose hashes were indexed are indexed again.
         indexed = {entry.planned for entry in self._touched if entry.hash_run}
-        entries = _with_clean_runs(storage, stay, self._rewritten, indexed)
+        entries = with_clean_runs(storage, stay, self._rewritten, indexed)
         changed = show_again(storage, entries, self._removed)
         rows = HashIndex(storage, entries).add([entry for entry in changed if entry.hash_run])
         before = sum(entry.n_cells for entry in entries)
@@ -242,20 +241,3 @@ def _columns(atlas: Atlas, newest: Snapshot, wanted: Iterable[str]) -> Mapping[s
     if newest.columns.keys() >= set(wanted):
         return newest.columns
     return Snapshot(atlas, newest.version, readable_shards(atlas, newest.version)).columns
-
-
-def _with_clean_runs(
-    storage: Storage, stay: Sequence[ShardEntry], rewritten: Sequence[ShardEntry], indexed: set[tuple[str, str]]
-) -> list[ShardEntry]:
-    """Return the shards with runs that hold the hashes of cells of theirs and of no others."""
-    index = HashIndex(storage, stay)
-    mine = {Member.of(entry) for entry in stay if entry.hash_run}
-    stale = {name for name, run in index.runs.items() if not mine.issuperset(run.members)}
-    kept = [entry for entry in stay if entry.hash_run not in stale]
-    again = [entry for entry in stay if entry.hash_run and entry.hash_run in stale]
-    new = [entry for entry in rewritten if entry.planned in indexed]
-    if again or new:
-        name = write_run(storage, [*again, *new], [index.runs[name] for name in sorted(stale)])
-        again, new = ([entry.model_copy(update={"hash_run": name}) for entry in some] for some in (again, new))
-    others = [entry for entry in rewritten if entry.planned not in indexed]
-    return sorted([*kept, *again, *new, *others], key=lambda entry: entry.key)
