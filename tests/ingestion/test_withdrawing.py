@@ -13,7 +13,7 @@ from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.withdrawals import all_withdrawals, lift
 from cellmill.atlas.withdrawing import remove
-from cellmill.errors import AtlasError, ConfigError
+from cellmill.errors import AtlasError, ConfigError, ConflictError
 from cellmill.ingestion import ingest
 from cellmill.ingestion.pipeline import plan as plan_ingestion
 from tests.ingestion.cells import config, counts, expected, make_adata, write
@@ -220,3 +220,70 @@ def test_cells_can_be_withdrawn_while_the_newest_snapshot_has_none_of_them(tmp_p
     same(tmp_path / "atlas", [without(adata)])
     with pytest.raises(AtlasError, match="withdrawn since"):
         rollback(atlas, 1)
+
+
+def test_withdrawn_cells_stay_away_when_other_columns_are_kept(tmp_path: Path) -> None:
+    first, second = make_adata(30, seed=1), make_adata(20, seed=2)
+    a, b = write(first, tmp_path / "a.h5ad"), write(second, tmp_path / "b.h5ad")
+    root = tmp_path / "atlas"
+    ingest(config(root, a, **OBS))
+    (before,) = plan_ingestion(config(root, a))
+    remove(Atlas.open(root), D1, "consent")
+    (kept,) = plan_ingestion(config(root, a, **OBS))
+    assert kept.columns == {"donor": "donor"}
+    assert not ingest(config(root, a, **OBS)).changed
+    # Under no name, under another name, and in a data set that comes later: the column is kept as it was.
+    for obs in ({}, {"donor": "patient"}):
+        assert ingest(config(root, a, b, source={"obs": obs})).changed
+        same(root, [without(first), without(second)])
+        assert Atlas.open(root).snapshot().select("donor is None").n_cells == 0
+        assert not ingest(config(root, a, b, source={"obs": obs})).changed
+    lift(Atlas.open(root).storage, 1, "consent given again")
+    (after,) = plan_ingestion(config(root, a))
+    assert (after.digest, after.columns) == (before.digest, {})
+    assert ingest(config(root, a, b)).changed
+    same(root, [first, second])
+    Atlas.open(root).verify().check()
+
+
+@pytest.mark.parametrize("other", ["columns", "content", "name"])
+def test_a_source_whose_withdrawn_cells_cannot_be_told_is_refused(tmp_path: Path, other: str) -> None:
+    adata = make_adata(30, seed=1)
+    a = write(adata, tmp_path / "a.h5ad")
+    root = tmp_path / "atlas"
+    ingest(config(root, a, source={"obs": {"donor": "patient"}}))
+    remove(Atlas.open(root), "patient = 'd1'", "consent")
+    settings = config(root, a)
+    if other == "content":
+        del adata.obs["donor"]
+        write(adata, a)
+    if other == "name":
+        rollback(Atlas.open(root), 0)
+        settings = config(root, a, source={"dataset": "b"})
+    version = Atlas.open(root).snapshot().version
+    with pytest.raises(ConfigError, match=r"'patient' \(withdrawal 1: patient = 'd1'\)") as error:
+        ingest(settings)
+    assert "--lift 1" in str(error.value)
+    assert Atlas.open(root).snapshot().version == version
+    ingest(config(root, write(make_adata(10, seed=2), tmp_path / "c.h5ad")))  # it never had such cells
+    lift(Atlas.open(root).storage, 1, "consent given again")
+    assert ingest(settings).changed
+    assert Atlas.open(root).snapshot().n_cells == 40
+
+
+@pytest.mark.parametrize("name", ["donor", "patient"])
+def test_a_withdrawal_that_comes_after_the_plan_is_not_missed(tmp_path: Path, name: str) -> None:
+    adata = make_adata(30, seed=1)
+    a = write(adata, tmp_path / "a.h5ad")
+    root = tmp_path / "atlas"
+    ingest(config(root, a, source={"obs": {"donor": name}}))
+    done = threading.Event()
+
+    def withdraw() -> None:
+        if not done.is_set():
+            done.set()
+            remove(Atlas.open(root), f"{name} = 'd1'", "consent")
+
+    with pytest.raises(ConflictError if name == "donor" else ConfigError, match="withdrawal 1"):
+        ingest(config(root, a), guard=withdraw)
+    same(root, [without(adata)])

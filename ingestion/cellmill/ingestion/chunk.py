@@ -13,7 +13,7 @@ from cellmill.ingestion.config import QualityConfig
 from cellmill.ingestion.counts import Counts, Rows, ranges
 from cellmill.ingestion.filtering import parse_where, wanted
 from cellmill.ingestion.harmonising import harmonise_rows
-from cellmill.ingestion.obs import kept_columns, obs_table
+from cellmill.ingestion.obs import obs_table
 from cellmill.ingestion.plan import SourcePlan, shard_of
 from cellmill.ingestion.quality import Measures, judge, measure
 from cellmill.ingestion.sources import Source
@@ -110,8 +110,7 @@ def _metadata(
     hashes: npt.NDArray[np.uint64],
 ) -> pa.Table:
     """Return the metadata of rows of a chunk that begins at `start`."""
-    columns = kept_columns(source.obs_columns(), plan.config.obs)
-    obs = source.obs(tuple(columns), start, start + measures.n_genes.size).iloc[rows]
+    obs = source.obs(tuple(dict.fromkeys(plan.columns.values())), start, start + measures.n_genes.size).iloc[rows]
     buffer = pa.py_buffer(hash_bytes(hashes))
     own = {
         "cell_id": pa.array(cell_ids(plan.sha256, start + rows)),
@@ -123,4 +122,4 @@ def _metadata(
         "mito_share": pa.array(measures.mito_share[rows], from_pandas=True),
         "content_hash": pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer]),
     }
-    return pa.table({**own, **obs_table(obs, columns)})
+    return pa.table({**own, **obs_table(obs, plan.columns)})

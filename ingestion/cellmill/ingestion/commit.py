@@ -13,6 +13,7 @@ from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
 from cellmill.ingestion.plan import SourcePlan
+from cellmill.ingestion.withdrawn_columns import check_columns
 
 
 def commit(
@@ -52,6 +53,8 @@ def commit(
         missing = [entry for entry in entries if entry.planned not in present]
         again = {entry.planned for entry in missing}
         gone = [entry for entry in snapshot.shards if entry.planned in again or _superseded(entry, plans)]
+        unlike = [plan for plan in plans if any(entry.config_digest == plan.digest for entry in missing)]
+        check_columns(atlas.storage, unlike, withdrawals, gone)
         new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
         if not new and not gone:
             return None

@@ -64,7 +64,7 @@ def kept_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["al
     return {source: f"obs_{target}" if target in own else target for source, target in {**schema, **renamed}.items()}
 
 
-def obs_table(obs: pd.DataFrame, names: Mapping[str, str]) -> dict[str, pa.Array]:
+def obs_table(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, pa.Array]:
     """Return columns by their names in the atlas.
 
     Text and categories become dictionaries of strings, numbers and booleans stay what they are; missing values stay
@@ -74,10 +74,10 @@ def obs_table(obs: pd.DataFrame, names: Mapping[str, str]) -> dict[str, pa.Array
     ----------
     obs
         The cells' table of the source.
-    names
-        Columns of it, and their names in the atlas.
+    columns
+        Names in the atlas, and of the columns of it.
     """
-    return {target: _column(obs[source]) for source, target in names.items()}
+    return {target: _column(obs[source]) for target, source in columns.items()}
 
 
 def _column(values: pd.Series) -> pa.Array:

@@ -28,8 +28,10 @@ from cellmill.ingestion.sources.finding import find_places
 from cellmill.ingestion.sources.joined import open_joined
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
+from cellmill.ingestion.withdrawn_columns import check_columns
 from cellmill.ingestion.work import Work
 from cellmill.runs import Run
+from cellmill.storage import Storage
 
 _PLANNERS = max(2, min(16, os.cpu_count() or 2))
 
@@ -88,13 +90,14 @@ def ingest(
 
 def plan(config: IngestConfig) -> list[SourcePlan]:
     """Return what an ingestion would read, without writing anything (``--dry-run``)."""
+    withdrawals = active_withdrawals(Storage.open(config.atlas))
 
     def one(named: tuple[Place, str, SourceConfig]) -> SourcePlan:
         place, name, own = named
         found = registry.resolve(place, own)
         source = open_joined(found.name, place, name, own)
         try:
-            return plan_source(source, place.location, found.name, own, config)
+            return plan_source(source, place.location, found.name, own, config, withdrawals)
         finally:
             source.close()
 
@@ -158,11 +161,13 @@ def _ingest_leased(
 ) -> IngestResult:
     here = atlas.snapshot().shards
     refuse_renamed(planned, here)
-    active = {withdrawal.number for withdrawal in active_withdrawals(atlas.storage)}
+    withdrawals = active_withdrawals(atlas.storage)
+    active = {withdrawal.number for withdrawal in withdrawals}
     present = {entry.planned for entry in here if is_current(entry, active)}
     done = [_is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
+    check_columns(atlas.storage, plans, withdrawals, ())
     n_cells = sum(plan.n_cells for plan in plans)
     with progress(n_cells, "ingesting") as advance:
         work = Work(advance, n_cells)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas.content import feature_keys
+from cellmill.atlas.withdrawals import Withdrawal
 from cellmill.errors import ConfigError
 from cellmill.genes import ColumnMapping, Organism
 from cellmill.ingestion.config import IngestConfig, SourceConfig
@@ -20,10 +22,11 @@ from cellmill.ingestion.features import find_matrix, plan_features
 from cellmill.ingestion.features import identity as identity_of_features
 from cellmill.ingestion.filtering import parse_where
 from cellmill.ingestion.memory import chunks_of, entries_at_once
-from cellmill.ingestion.obs import renamed_columns
+from cellmill.ingestion.obs import kept_columns, renamed_columns
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
 from cellmill.ingestion.sources.joined import JoinedSource
+from cellmill.ingestion.withdrawn_columns import lacking
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
@@ -55,6 +58,10 @@ class SourcePlan:
         Columns to features.
     unpaired
         Cells that one of several matrices lacks, by which.
+    columns
+        Columns of obs that are kept: names in the atlas, and in the source.
+    unkept
+        Names in the atlas that other columns of obs would have.
     n_cells, n_shards
         Size of the source, and in how many shards it will be.
     chunks
@@ -76,6 +83,8 @@ class SourcePlan:
     place: str
     mapping: ColumnMapping
     unpaired: dict[str, int]
+    columns: dict[str, str]
+    unkept: frozenset[str]
     n_cells: int
     n_shards: int
     chunks: tuple[tuple[int, int], ...]
@@ -113,9 +122,16 @@ class SourcePlan:
 
 
 def plan_source(
-    source: Source, location: str | None, format: str, config: SourceConfig, ingest: IngestConfig
+    source: Source,
+    location: str | None,
+    format: str,
+    config: SourceConfig,
+    ingest: IngestConfig,
+    withdrawals: Sequence[Withdrawal] = (),
 ) -> SourcePlan:
     """Look at a source's metadata and decide what will be done with it.
+
+    Columns by which cells were withdrawn, of this data set or of others, are kept even if nobody asked for them.
 
     Raises
     ------
@@ -140,6 +156,10 @@ def plan_source(
         )
     if len(set(wanted.values())) < len(wanted):
         raise ConfigError("Two obs columns would have one name.", where=source.url, fix="Give each its own.")
+    kept = {target: name for name, target in kept_columns(columns, config.obs).items()}
+    others = {target: name for name, target in kept_columns(columns, "all").items() if target not in kept}
+    asked = {name for withdrawal in withdrawals for name in lacking(withdrawal, source.name, kept)}
+    further = {target: name for target, name in others.items() if target in asked}
     n_cells = source.n_cells
     identity = {
         "input": source.sha256,
@@ -150,6 +170,7 @@ def plan_source(
         "quality": ingest.quality.model_dump(mode="json", exclude_defaults=True),
         "shard_cells": ingest.shard_cells,
         "recipe": RECIPE,
+        **({"further columns": sorted(further)} if further else {}),
     }
     return SourcePlan(
         location=location,
@@ -163,6 +184,8 @@ def plan_source(
         place=place,
         mapping=mapping,
         unpaired=source.unpaired if isinstance(source, JoinedSource) else {},
+        columns=kept | further,
+        unkept=frozenset(others.keys() - further.keys()),
         n_cells=n_cells,
         n_shards=-(-n_cells // ingest.shard_cells),
         chunks=chunks_of(source.starts(place), ingest.task_memory_mb),

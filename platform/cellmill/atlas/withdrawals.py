@@ -1,6 +1,7 @@
 """Withdrawals: predicates whose cells no snapshot may show any more, now or after a later ingestion.
 
-``withdrawals/NNNN.json`` is written once, before cells are removed; ``NNNN.lifted.json`` beside it lifts it. Every
+``withdrawals/NNNN.json`` is written once, before cells are removed; ``NNNN.lifted.json`` beside it lifts it, and files
+of the name ``NNNN/<dataset>/<sha256 of the source>`` say whose cells it took. Every
 commit that adds cells looks here after it knows which snapshot it builds on, and every removal makes a commit, so of a
 removal and an ingestion that run at once the later one always sees the other.
 """
@@ -153,6 +154,18 @@ def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Wi
     return found
 
 
+def note_cells(storage: Storage, number: int, entries: Iterable[ShardEntry]) -> None:
+    """Write down of which data sets and files a withdrawal concerns cells, before these are gone."""
+    for dataset, sha256 in sorted({(entry.dataset, entry.source_sha256) for entry in entries}):
+        storage.put(f"{_cells_folder(number)}/{dataset}/{sha256}", b"")
+
+
+def had_cells(storage: Storage, number: int, dataset: str, sha256: str) -> bool:
+    """Return whether a withdrawal concerned cells of a data set, or of a file, under whatever name."""
+    noted = (key.rsplit("/", 2) for key in storage.list(_cells_folder(number)))
+    return any(name == dataset or content == sha256 for _, name, content in noted)
+
+
 def numbers_of(entry: ShardEntry) -> set[int]:
     """Return the withdrawals that took cells of a shard."""
     return {int(number) for number in entry.withdrawals.split(",") if number}
@@ -207,6 +220,10 @@ def _key(number: int) -> str:
 
 def _lifted_key(number: int) -> str:
     return f"{_FOLDER}/{number:04d}.lifted.json"
+
+
+def _cells_folder(number: int) -> str:
+    return f"{_FOLDER}/{number:04d}"
 
 
 def _whole_key(dataset: str, digest: str) -> str:

@@ -24,6 +24,7 @@ from cellmill.atlas.unhiding import show_again
 from cellmill.atlas.withdrawals import (
     Withdrawal,
     mark_wholly_withdrawn,
+    note_cells,
     read_predicate,
     record_withdrawal,
     withdrawn_rows,
@@ -97,6 +98,10 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
     if dry_run:
         return _Plan(atlas, newest, trial, None).removal(newest.version)
     withdrawal = record_withdrawal(atlas.storage, where, reason)
+    older = Snapshot(atlas, newest.version, readable_shards(atlas, newest.version))
+    masks = older.stream(lambda entry: withdrawn_rows(atlas.storage, entry, [withdrawal]), older.shards)
+    affected = [entry for entry, gone in zip(older.shards, masks, strict=True) if gone.any()]
+    note_cells(atlas.storage, withdrawal.number, affected)
     vocabulary = atlas.vocabulary()
     made: list[_Plan] = []
 
@@ -129,6 +134,7 @@ def without_withdrawn(
             more = withdrawn_rows(storage, entry, [withdrawal]) & ~gone
             if more.any():
                 numbers.append(withdrawal.number)
+                note_cells(storage, withdrawal.number, [entry])
                 counts.setdefault(entry.config_digest, Counter())[withdrawal.number] += int(more.sum())
                 gone |= more
         if gone.all():

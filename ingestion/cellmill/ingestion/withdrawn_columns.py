@@ -1,0 +1,82 @@
+"""Columns by which cells were withdrawn: a later ingestion keeps them, or is refused where cells might come back."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from cellmill.atlas import ShardEntry
+from cellmill.atlas.cells import CATALOG, FIXED
+from cellmill.atlas.pruning import decide
+from cellmill.atlas.summary import Facts
+from cellmill.atlas.withdrawals import Withdrawal, had_cells, read_predicate, withdrawn_rows
+from cellmill.errors import ConfigError, ConflictError
+from cellmill.storage import Storage
+
+if TYPE_CHECKING:
+    from cellmill.ingestion.plan import SourcePlan
+
+
+def lacking(withdrawal: Withdrawal, dataset: str, kept: Container[str]) -> list[str]:
+    """Return the columns that a withdrawal asks for and that the cells of a data set will not have.
+
+    Parameters
+    ----------
+    withdrawal
+        It asks for none of a data set that it does not speak of.
+    dataset
+        Name of the data set.
+    kept
+        Names in the atlas of the columns of obs that are kept.
+    """
+    predicate = read_predicate(withdrawal.where)
+    if decide(predicate, {"dataset": Facts(dataset, dataset, 0)}) is False:
+        return []
+    own = {*FIXED.names, *CATALOG}
+    return [name for name in predicate.columns if name not in own and name not in kept]
+
+
+def check_columns(
+    storage: Storage, plans: Iterable[SourcePlan], withdrawals: Sequence[Withdrawal], replaced: Sequence[ShardEntry]
+) -> None:
+    """Refuse sources whose withdrawn cells could not be told from others.
+
+    Parameters
+    ----------
+    storage
+        The atlas's storage.
+    plans
+        The sources.
+    withdrawals
+        Those that hold.
+    replaced
+        Shards that the sources replace.
+
+    Raises
+    ------
+    ConfigError
+        A withdrawal took cells of the data set or file by a column that is no longer kept.
+    ConflictError
+        Cells were withdrawn, by a column that could have been kept, after the source was planned.
+    """
+    for plan in plans:
+        former = [entry for entry in replaced if plan.dataset == entry.dataset]
+        for withdrawal in withdrawals:
+            missing = lacking(withdrawal, plan.dataset, plan.columns)
+            if late := [name for name in missing if name in plan.unkept]:
+                raise ConflictError(
+                    f"Cells were withdrawn by {late[0]!r} meanwhile (withdrawal {withdrawal.number}).",
+                    where=plan.url,
+                    fix="Nothing was committed. Run again: the column will be kept.",
+                )
+            if missing and (
+                had_cells(storage, withdrawal.number, plan.dataset, plan.sha256)
+                or any(withdrawn_rows(storage, entry, [withdrawal]).any() for entry in former)
+            ):
+                raise ConfigError(
+                    f"Cells of this data set were withdrawn by its column {missing[0]!r} (withdrawal "
+                    f"{withdrawal.number}: {withdrawal.where}), which would not be there: they could come back.",
+                    where=plan.url,
+                    fix=f"Keep the column under that name (`obs: {{COLUMN: {missing[0]}}}`), or lift the withdrawal: "
+                    f"cellmill atlas remove {storage.url} --lift {withdrawal.number} --reason ...",
+                )
