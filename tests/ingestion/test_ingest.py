@@ -5,6 +5,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -359,3 +360,27 @@ def test_a_lost_vocabulary_is_neither_extended_nor_read(tmp_path: Path) -> None:
     last.write_bytes(two)
     assert ingest(other).changed
     Atlas.open(root).verify().check()
+
+
+def test_columns_of_the_schema_are_text_whatever_the_type(tmp_path: Path) -> None:
+    donors = {"a": ["D7", "7"], "b": [7, 8], "c": [7.0, np.nan], "d": [True, False], "e": pd.Categorical([7.0, 8.5])}
+    paths = []
+    for seed, (name, some) in enumerate(donors.items()):
+        adata = make_adata(2, seed=seed)
+        adata.obs["donor"] = some
+        adata.obs["is_primary_data"] = [True, False]
+        paths.append(write(adata, tmp_path / f"{name}.h5ad"))
+    ingest(config(tmp_path / "atlas", *paths, source={"obs": {"donor": "donor_id"}}))
+    snapshot = Atlas.open(tmp_path / "atlas").snapshot()
+    assert snapshot.columns["donor_id"] == pa.string()
+    assert snapshot.columns["is_primary_data"] == pa.bool_()
+    cells = snapshot.cells(["dataset", "source_row", "donor_id"]).to_pandas().sort_values("source_row")
+    assert cells.groupby("dataset")["donor_id"].agg(list).to_dict() == {
+        "a": ["D7", "7"],
+        "b": ["7", "8"],
+        "c": ["7", None],
+        "d": ["True", "False"],
+        "e": ["7", "8.5"],
+    }
+    assert snapshot.select("donor_id == '7'").n_cells == 4
+    assert snapshot.select("dataset == 'a' and donor_id == 'D7' and is_primary_data").n_cells == 1

@@ -36,7 +36,11 @@ CELLXGENE_COLUMNS = (
     "tissue_ontology_term_id",
     "tissue_type",
 )
-"""Columns of the CELLxGENE schema, from version 1 to 7; they are kept under their own names."""
+"""Columns of the CELLxGENE schema, from version 1 to 7; they are kept under their own names.
+
+All but one are text there, whatever their type in a file: donor 7 of one data set is '7' beside donor 'D7' of another.
+"""
+_TRUTH = "is_primary_data"
 
 
 def renamed_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["all"]) -> dict[str, str]:
@@ -67,8 +71,8 @@ def kept_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["al
 def obs_table(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, pa.Array]:
     """Return columns by their names in the atlas.
 
-    Text and categories become dictionaries of strings, numbers and booleans stay what they are; missing values stay
-    missing.
+    Text and categories become dictionaries of strings, and so do columns of the CELLxGENE schema of any type, but for
+    `is_primary_data`; other numbers and booleans stay what they are. Missing values stay missing.
 
     Parameters
     ----------
@@ -77,13 +81,19 @@ def obs_table(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, pa.Arr
     columns
         Names in the atlas, and of the columns of it.
     """
-    return {target: _column(obs[source]) for target, source in columns.items()}
+    text = {*CELLXGENE_COLUMNS} - {_TRUTH}
+    return {target: _column(obs[source], as_text=target in text) for target, source in columns.items()}
 
 
-def _column(values: pd.Series) -> pa.Array:
+def _column(values: pd.Series, *, as_text: bool) -> pa.Array:
     numeric = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
-    if numeric and not isinstance(values.dtype, pd.CategoricalDtype):
+    if numeric and not as_text and not isinstance(values.dtype, pd.CategoricalDtype):
         return pa.array(values.to_numpy(), from_pandas=True)
     missing = values.isna().to_numpy()
-    text = values.astype(object).map(str).to_numpy()
+    text = values.astype(object).map(_whole if as_text else str).to_numpy()
     return pa.array(text, mask=missing, type=pa.string()).dictionary_encode()
+
+
+def _whole(value: object) -> str:
+    """Return a value as text; integers that are floating-point numbers because others are missing stay integers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -6,6 +6,11 @@ with a missing value is not true, whichever way it goes.
 
 Columns of the CELLxGENE schema may hold several values, ``asthma || type 2 diabetes mellitus``:
 ``has(disease, 'asthma')`` asks whether a value is one of them.
+
+A value of another kind than its column is refused. But a column may be text in one shard and numbers or truth values in
+another; the table of all shards has it as text. Then values of another kind than what they are compared with are
+compared by their text (7 equals '7', true equals 'true'), which finds the rows that it finds in that table. Only
+whether a text is less or greater than a number is missing, and is refused where no shard has numbers.
 """
 
 from __future__ import annotations
@@ -13,8 +18,8 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -48,6 +53,19 @@ _FLIPPED = {"less": "greater", "less_equal": "greater_equal", "greater": "less",
 _FIX = "For instance: donor != 'human4' and n_genes >= 500, or cell_type in ['alpha', 'beta'], or disease is null."
 
 
+KINDS = frozenset({"text", "number", "truth"})
+"""What may be compared with what: values of one kind."""
+
+
+def kind(of: pa.DataType) -> str:
+    """Return the kind of a type; types beside `KINDS` are each their own."""
+    if pa.types.is_string(of) or pa.types.is_large_string(of):
+        return "text"
+    if pa.types.is_integer(of) or pa.types.is_floating(of):
+        return "number"
+    return "truth" if pa.types.is_boolean(of) else str(of)
+
+
 @dataclass(frozen=True)
 class Predicate:
     """A predicate that was read and understood.
@@ -60,11 +78,18 @@ class Predicate:
         Names of the columns it looks at, in order of first appearance.
     tree
         As `evaluate` takes it.
+    mixed
+        Columns that are of several kinds over the shards it is applied to, and these kinds.
     """
 
     text: str
     columns: tuple[str, ...]
     tree: ast.expr
+    mixed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def over(self, mixed: Mapping[str, frozenset[str]]) -> Predicate:
+        """Return the predicate for shards over which some columns are of several kinds."""
+        return replace(self, mixed={name: kinds for name, kinds in mixed.items() if name in self.columns})
 
     def mask(self, table: pa.Table) -> pa.ChunkedArray:
         """Return which rows fulfil the predicate; a missing answer is False.
@@ -75,7 +100,7 @@ class Predicate:
             A column is compared with a value of another kind.
         """
         try:
-            found = _boolean(evaluate(self.tree, table))
+            found = _boolean(evaluate(self.tree, table, self.mixed))
         except (pa.ArrowException, TypeError) as error:
             raise ConfigError(
                 f"The predicate cannot be applied: {error}.",
@@ -212,21 +237,21 @@ def _renamed(tree: ast.expr, names: dict[str, str]) -> ast.expr:
     return renamed
 
 
-def evaluate(node: ast.expr, table: pa.Table) -> Any:
+def evaluate(node: ast.expr, table: pa.Table, mixed: Mapping[str, frozenset[str]]) -> Any:
     """Return what a predicate's tree, or a part of it, is over the rows of a table; missing answers stay missing."""
     match node:
         case ast.BoolOp(op=operator, values=values):
             combine = pc.and_kleene if isinstance(operator, ast.And) else pc.or_kleene
-            result = _boolean(evaluate(values[0], table))
+            result = _boolean(evaluate(values[0], table, mixed))
             for value in values[1:]:
-                result = combine(result, _boolean(evaluate(value, table)))
+                result = combine(result, _boolean(evaluate(value, table, mixed)))
             return result
         case ast.UnaryOp(op=ast.Not(), operand=operand):
-            return pc.invert(_boolean(evaluate(operand, table)))
+            return pc.invert(_boolean(evaluate(operand, table, mixed)))
         case ast.Compare(left=left, ops=operators, comparators=comparators):
             result = None
             for comparison, right in zip(operators, comparators, strict=True):
-                one = _compare(left, comparison, right, table)
+                one = _compare(left, comparison, right, table, mixed)
                 result = one if result is None else pc.and_kleene(result, one)
                 left = right
             return result
@@ -234,7 +259,10 @@ def evaluate(node: ast.expr, table: pa.Table) -> Any:
             text = pc.cast(table.column(column), pa.string())
             return pc.match_substring(text, part) if function == "contains" else _has(text, part)
         case ast.Name(id=column):
-            return table.column(column)
+            found = table.column(column)
+            if "truth" in mixed.get(column, ()) and kind(found.type) not in ("truth", "null"):
+                return pc.equal(pc.cast(found, pa.string()), "true")
+            return found
         case ast.Constant(value=value):
             return pa.scalar(value, pa.bool_())
     raise TypeError("not a predicate")
@@ -254,17 +282,24 @@ def _boolean(values: Any) -> Any:
     return values
 
 
-def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Table) -> Any:
+def _compare(
+    left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Table, mixed: Mapping[str, frozenset[str]]
+) -> Any:
     if isinstance(operator, (ast.Is, ast.IsNot)):
         missing = pc.is_null(_side(left, table), nan_is_null=True)
         return pc.invert(missing) if isinstance(operator, ast.IsNot) else missing
     values = _side(left, table)
+    kinds = {one for side in (left, right) if isinstance(side, ast.Name) for one in mixed.get(side.id, ())}
     if isinstance(operator, (ast.In, ast.NotIn)):
-        items = ast.literal_eval(right)
-        # Python reads ('a') as 'a'.
-        wanted = pa.array([items] if isinstance(right, ast.Constant) else items)
         if pa.types.is_null(values.type):
             return pa.nulls(table.num_rows, pa.bool_())
+        items = ast.literal_eval(right)
+        # Python reads ('a') as 'a'.
+        items = [items] if isinstance(right, ast.Constant) else items
+        if kinds and any(kind(pa.scalar(item).type) not in (kind(values.type), "null") for item in items):
+            values = pc.cast(values, pa.string())
+            items = [pa.scalar(item).cast(pa.string()).as_py() for item in items]
+        wanted = pa.array(items)
         if pa.types.is_null(wanted.type):
             wanted = wanted.cast(values.type)
         inside = pc.if_else(pc.is_null(values), None, pc.is_in(values, value_set=_like(wanted, values)))
@@ -275,6 +310,11 @@ def _compare(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pa.Tab
         values, other, name = other, values, _FLIPPED.get(name, name)
     if pa.types.is_null(values.type) or pa.types.is_null(other.type):
         return pa.nulls(table.num_rows, pa.bool_())
+    if kinds and kind(values.type) != kind(other.type):
+        if name in ("equal", "not_equal") or (isinstance(other, pa.Scalar) and kind(other.type) == "text"):
+            values, other = pc.cast(values, pa.string()), pc.cast(other, pa.string())
+        elif kind(other.type) in kinds:
+            return pa.nulls(table.num_rows, pa.bool_())
     return pc.call_function(name, [values, other])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cellmill.atlas.predicate import Predicate, evaluate
+from cellmill.atlas.predicate import Predicate, evaluate, kind
 from cellmill.atlas.summary import EXACT, Facts
 
 Outcomes = frozenset[bool | None]
@@ -28,7 +28,7 @@ _LESS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 def decide(predicate: Predicate, known: Mapping[str, Facts]) -> bool | None:
     """Return True if all rows fulfil the predicate, False if none does, None if their values have to be looked at."""
     try:
-        found = _outcomes(predicate.tree, known)
+        found = _outcomes(predicate.tree, known, predicate.mixed)
     except (pa.ArrowException, TypeError, ValueError):
         # Values of different kinds: the rows themselves shall say so.
         return None
@@ -37,35 +37,39 @@ def decide(predicate: Predicate, known: Mapping[str, Facts]) -> bool | None:
     return None if True in found else False
 
 
-def _outcomes(node: ast.expr, known: Mapping[str, Facts]) -> Outcomes:
+def _outcomes(node: ast.expr, known: Mapping[str, Facts], mixed: Mapping[str, frozenset[str]]) -> Outcomes:
     match node:
         case ast.BoolOp(op=ast.And(), values=values):
-            return _combined(values, known, _and)
+            return _combined(values, known, mixed, _and)
         case ast.BoolOp(values=values):
-            return _combined(values, known, _or)
+            return _combined(values, known, mixed, _or)
         case ast.UnaryOp(operand=operand):
-            return frozenset(None if one is None else not one for one in _outcomes(operand, known))
+            return frozenset(None if one is None else not one for one in _outcomes(operand, known, mixed))
     operands = node.args if isinstance(node, ast.Call) else [node]
     columns = {item.id for part in operands for item in ast.walk(part) if isinstance(item, ast.Name)}
     found = {name: known[name] for name in columns if name in known}
     if len(found) < len(columns):
         return _ANY
+    if any(isinstance(one.least, float) and (name in mixed or node is not operands[0]) for name, one in found.items()):
+        # The text of a number of 32 bits is not that of the same number of 64.
+        return _ANY
     if all(one.is_constant for one in found.values()):
-        return _constant(node, found)
+        return _constant(node, found, mixed)
     match node:
         case ast.Compare(left=ast.Name(id=name), ops=[comparison], comparators=[right]):
-            return _compared(found[name], comparison, right)
+            return _compared(found[name], comparison, right, is_mixed=name in mixed)
     return _ANY
 
 
 def _combined(
     nodes: list[ast.expr],
     known: Mapping[str, Facts],
+    mixed: Mapping[str, frozenset[str]],
     combine: Callable[[bool | None, bool | None], bool | None],
 ) -> Outcomes:
-    found = _outcomes(nodes[0], known)
+    found = _outcomes(nodes[0], known, mixed)
     for node in nodes[1:]:
-        found = frozenset(combine(a, b) for a, b in product(found, _outcomes(node, known)))
+        found = frozenset(combine(a, b) for a, b in product(found, _outcomes(node, known, mixed)))
     return found
 
 
@@ -77,14 +81,14 @@ def _or(a: bool | None, b: bool | None) -> bool | None:
     return True if a is True or b is True else None if a is None or b is None else False
 
 
-def _constant(node: ast.expr, found: Mapping[str, Facts]) -> Outcomes:
+def _constant(node: ast.expr, found: Mapping[str, Facts], mixed: Mapping[str, frozenset[str]]) -> Outcomes:
     """Return the outcome where each column has one value: what one row says."""
     table = pa.table({name: [one.least] for name, one in found.items()} or {"": [None]})
-    value = evaluate(node, table)
+    value = evaluate(node, table, mixed)
     return frozenset({value.as_py() if isinstance(value, pa.Scalar) else value[0].as_py()})
 
 
-def _compared(column: Facts, comparison: ast.cmpop, right: ast.expr) -> Outcomes:
+def _compared(column: Facts, comparison: ast.cmpop, right: ast.expr, *, is_mixed: bool) -> Outcomes:
     """Return the outcomes of comparing a column of several values with a literal."""
     missing: set[bool | None] = {None} if column.n_missing else set()
     if isinstance(comparison, (ast.Is, ast.IsNot)):
@@ -93,6 +97,8 @@ def _compared(column: Facts, comparison: ast.cmpop, right: ast.expr) -> Outcomes
         return frozenset(one if isinstance(comparison, ast.Is) else not one for one in is_missing)
     value = ast.literal_eval(right)
     values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if is_mixed and any(kind(pa.scalar(one).type) != kind(pa.scalar(column.least).type) for one in values):
+        return _ANY
     if any(one is None or _is_rounded(column, one) for one in values):
         return _ANY
     if isinstance(comparison, (ast.In, ast.NotIn, ast.Eq, ast.NotEq)):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.overlay import read_overlay
-from cellmill.atlas.predicate import Predicate, parse
+from cellmill.atlas.predicate import Predicate, kind, parse
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.row_set import RowSet
 from cellmill.atlas.summary import column_types, facts
@@ -62,16 +62,27 @@ class Snapshot:
 
     @cached_property
     def columns(self) -> dict[str, pa.DataType]:
-        """Columns of the cells' metadata over all shards, with the first type met."""
-        found: dict[str, pa.DataType] = {item.name: item.type for item in FIXED}
+        """Columns of the cells' metadata over all shards, with the first type met; those of several kinds are text."""
+        text = dict.fromkeys(self.mixed, pa.string())
+        return {name: next(iter(types)) for name, types in self._all_types.items()} | text
+
+    @cached_property
+    def mixed(self) -> dict[str, frozenset[str]]:
+        """Columns that are of several kinds over the shards, and these, see `cellmill.atlas.predicate`."""
+        kinds = {name: frozenset(map(kind, types)) - {"null"} for name, types in self._all_types.items()}
+        return {name: some for name, some in kinds.items() if len(some) > 1}
+
+    @cached_property
+    def _all_types(self) -> dict[str, dict[pa.DataType, None]]:
+        """Types of the columns, in the order of the shards."""
+        found: dict[str, dict[pa.DataType, None]] = {item.name: {item.type: None} for item in FIXED}
         # Most shards are like others, and the catalog tells the columns of most.
         alike = {entry.columns or entry.key: entry for entry in reversed(self.shards)}
         for types in self.each(self._types, sorted(alike.values(), key=lambda entry: entry.key)):
-            for name, kind in types.items():
-                found.setdefault(name, kind)
-        found.update(dict.fromkeys(CATALOG, pa.string()))
-        found.update(dict.fromkeys(VIRTUAL, pa.bool_()))
-        return found
+            for name, one in types.items():
+                found.setdefault(name, {})[one] = None
+        own = dict.fromkeys(CATALOG, pa.string()) | dict.fromkeys(VIRTUAL, pa.bool_())
+        return found | {name: {one: None} for name, one in own.items()}
 
     def cells(self, columns: Sequence[str] | None = None, where: str | None = None) -> pa.Table:
         """Return the cells' metadata, ordered by shard, then row.
@@ -103,7 +114,7 @@ class Snapshot:
         predicate = parse(where) if where is not None and where.strip() else None
         if predicate is not None:
             predicate.check(self.columns)
-        rows = self._selected(predicate)
+        rows = self.matching(predicate)
         counts = [entry.n_rows if found is None else found.n for entry, found in zip(self.shards, rows, strict=True)]
         kept = [i for i, count in enumerate(counts) if count]
         return Selection(
@@ -112,6 +123,27 @@ class Snapshot:
             shards=tuple(self.shards[i] for i in kept),
             rows=tuple(rows[i] for i in kept),
         )
+
+    def matching(self, predicate: Predicate | None) -> list[RowSet | None]:
+        """Return the visible rows of each shard that fulfil a predicate, None for all rows of a shard.
+
+        Raises
+        ------
+        ConfigError
+            A column is compared with a value of another kind, see `cellmill.atlas.predicate`.
+        """
+        predicate = predicate and predicate.over(self.mixed)
+        answers = [
+            True if predicate is None else decide(predicate, facts(entry, predicate.columns)) for entry in self.shards
+        ]
+        rows = [None if answer else _NO_ROWS for answer in answers]
+        pairs = enumerate(zip(self.shards, answers, strict=True))
+        open_ = [i for i, (entry, answer) in pairs if answer is None or (answer and entry.overlay)]
+        looked_at = {self.shards[i].key: None if answers[i] else predicate for i in open_}
+        found = self.each(lambda entry: self._rows(entry, looked_at[entry.key]), [self.shards[i] for i in open_])
+        for i, some in zip(open_, found, strict=True):
+            rows[i] = some
+        return rows
 
     def lineage(self, selection: Selection | None = None) -> Lineage:
         """Return where the cells of the snapshot, or of a selection of it, came from."""
@@ -171,20 +203,6 @@ class Snapshot:
     def _types(self, entry: ShardEntry) -> Mapping[str, pa.DataType]:
         told = column_types(entry)
         return told if told is not None else {item.name: item.type for item in self.cells_file(entry).schema}
-
-    def _selected(self, predicate: Predicate | None) -> list[RowSet | None]:
-        """Return the visible rows of each shard that fulfil a predicate, None for all rows of a shard."""
-        answers = [
-            True if predicate is None else decide(predicate, facts(entry, predicate.columns)) for entry in self.shards
-        ]
-        rows = [None if answer else _NO_ROWS for answer in answers]
-        pairs = enumerate(zip(self.shards, answers, strict=True))
-        open_ = [i for i, (entry, answer) in pairs if answer is None or (answer and entry.overlay)]
-        looked_at = {self.shards[i].key: None if answers[i] else predicate for i in open_}
-        found = self.each(lambda entry: self._rows(entry, looked_at[entry.key]), [self.shards[i] for i in open_])
-        for i, some in zip(open_, found, strict=True):
-            rows[i] = some
-        return rows
 
     def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> RowSet | None:
         mask = np.ones(entry.n_rows, bool)

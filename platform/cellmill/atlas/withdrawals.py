@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.predicate import Predicate, parse
+from cellmill.atlas.predicate import KINDS, Predicate, parse
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode, read_record
 from cellmill.atlas.summary import facts
@@ -133,7 +130,8 @@ def read_predicate(where: str) -> Predicate:
             where=where,
             fix="For instance: donor_id = 'D7', or dataset = 'kang18' and batch in ['b1', 'b2'].",
         )
-    return predicate
+    # Donors are numbers in one data set and text in the next, which may be yet to come: a withdrawal holds for both.
+    return predicate.over(dict.fromkeys(predicate.columns, KINDS))
 
 
 def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Withdrawal]) -> npt.NDArray[np.bool_]:
@@ -149,7 +147,7 @@ def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Wi
         predicate = read_predicate(withdrawal.where)
         answer = decide(predicate, facts(entry, predicate.columns))
         if answer is None:
-            found |= _mask(predicate, CellsFile(storage, entry).read(predicate.columns))
+            found |= np.asarray(predicate.mask(CellsFile(storage, entry).read(predicate.columns)))
         found |= answer is True
     return found
 
@@ -187,31 +185,6 @@ def is_wholly_withdrawn(storage: Storage, planned: tuple[str, str], active: set[
         return False
     record = read_record(storage, _whole_key(*planned), WhollyWithdrawn)
     return record is not None and set(record.withdrawals) <= active
-
-
-def _mask(predicate: Predicate, table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Apply a predicate; a column of another kind than its value is compared as text.
-
-    Donors are numbers in one data set and text in the next: a withdrawal holds for both.
-    """
-    first: ConfigError | None = None
-    for one in _readings(table):
-        try:
-            return np.asarray(predicate.mask(one))
-        except ConfigError as error:
-            first = first or error
-    assert first is not None
-    raise first
-
-
-def _readings(table: pa.Table) -> Iterator[pa.Table]:
-    other = [i for i, item in enumerate(table.schema) if not pa.types.is_string(item.type)]
-    for choice in product((False, True), repeat=len(other)):
-        one = table
-        for i, as_text in zip(other, choice, strict=True):
-            if as_text:
-                one = one.set_column(i, table.schema.names[i], pc.cast(table.column(i), pa.string()))
-        yield one
 
 
 def _key(number: int) -> str:

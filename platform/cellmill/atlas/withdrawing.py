@@ -18,6 +18,7 @@ from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.history import readable_shards
 from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.predicate import parse
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.unhiding import show_again
@@ -88,12 +89,15 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
     Raises
     ------
     ConfigError
-        The predicate is not well-formed, or no snapshot that is not forgotten has such a column.
+        The predicate is not well-formed, no snapshot that is not forgotten has such a column, or its values are of
+        another kind.
     """
     where = where.strip()
     predicate = read_predicate(where)
     newest = atlas.snapshot()
     predicate.check(_columns(atlas, newest, predicate.columns))
+    # What cannot be applied must not be written down.
+    newest.matching(parse(where))
     trial = Withdrawal(number=0, where=where, reason=reason, time="")
     if dry_run:
         return _Plan(atlas, newest, trial, None).removal(newest.version)
