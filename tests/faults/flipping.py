@@ -36,7 +36,8 @@ def rich_atlas(folder: Path) -> Path:
 
 def needed(atlas: Path) -> list[Path]:
     """Return the files that the newest snapshot or the tagged one needs, of an atlas without garbage."""
-    paths = sorted(path for path in atlas.rglob("*") if path.is_file())
+    # Some files say all by their names: they have no byte to flip.
+    paths = sorted(path for path in atlas.rglob("*") if path.is_file() and path.stat().st_size)
     return [path for path in paths if path.relative_to(atlas).parts[0] not in NOT_NEEDED]
 
 
