@@ -81,7 +81,8 @@ class StatusConfig(Config):
 class HookConfig(Config):
     """A command that is run after a tick that changed the atlas, and again by later ticks if it failed.
 
-    It holds the lock while it runs, so that what takes long is better submitted than waited for. To go on with
+    It holds the lock while it runs, so that what takes long is better submitted than waited for. If the schedule is
+    killed, a hook that goes on is reported as still running, and run once more when it has ended. To go on with
     pretraining on each new snapshot: ``[cellmill, pretrain, pretrain.yaml, --set, "snapshot={snapshot}", --set,
     "output=runs/{snapshot}", --set, "init=models/current"]``.
 

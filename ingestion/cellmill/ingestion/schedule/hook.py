@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from cellmill.config import Config
 from cellmill.ingestion.schedule.config import HookConfig
+
+HELD = "hook.lock"
+"""A file that a hook holds locked, in the directory of a schedule's output."""
 
 _GRACE_S = 10.0
 _TAIL = 2000
@@ -27,7 +31,7 @@ class HookResult(Config):
     outcome
         How it ended, for people.
     log
-        The file with all that it printed.
+        The file with all that it printed, or prints while it is still running.
     tail
         The end of it.
     """
@@ -39,8 +43,8 @@ class HookResult(Config):
     tail: str
 
 
-def run_hook(config: HookConfig, facts: Mapping[str, str], log: Path) -> HookResult:
-    """Run a hook to its end, and say how it ended.
+def run_hook(config: HookConfig, facts: Mapping[str, str], log: Path, held: Path) -> HookResult:
+    """Run a hook to its end, and say how it ended; one that outlived its scheduler is let be, and none run beside it.
 
     Parameters
     ----------
@@ -50,8 +54,32 @@ def run_hook(config: HookConfig, facts: Mapping[str, str], log: Path) -> HookRes
         Value of each placeholder.
     log
         Where its output goes.
+    held
+        The file that it holds locked. It is the command that holds it, and all that it starts, so that the lock
+        outlives a scheduler that is killed, and is gone with the last of them.
     """
     command = tuple(_filled(part, facts) for part in config.command)
+    held.parent.mkdir(parents=True, exist_ok=True)
+    with held.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            outcome = "is still running since an earlier tick, whose process was killed"
+            return HookResult(command=command, ok=False, outcome=outcome, log=held.read_text(), tail="")
+        except OSError as error:
+            outcome = f"cannot be run: {held} cannot be locked: {error}"
+            return HookResult(command=command, ok=False, outcome=outcome, log="", tail="")
+        lock.truncate(0)
+        lock.write(str(log))
+        lock.flush()
+        try:
+            return _run(config, command, facts, log, lock.fileno())
+        finally:
+            # What a command has left running on purpose has the file open as well, and keeps no later hook waiting.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _run(config: HookConfig, command: tuple[str, ...], facts: Mapping[str, str], log: Path, lock: int) -> HookResult:
     environment = os.environ | {f"CELLMILL_{name.upper()}": value for name, value in facts.items()}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
@@ -64,6 +92,7 @@ def run_hook(config: HookConfig, facts: Mapping[str, str], log: Path) -> HookRes
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                pass_fds=(lock,),
             )
         except OSError as error:
             return HookResult(command=command, ok=False, outcome=f"cannot be run: {error}", log=str(log), tail="")

@@ -9,7 +9,7 @@ from typing import Any
 from cellmill.atlas import Atlas
 from cellmill.errors import CellmillError, LockError, SourceError
 from cellmill.ingestion.schedule.decide import DUE, Decision
-from cellmill.ingestion.schedule.hook import run_hook
+from cellmill.ingestion.schedule.hook import HELD, run_hook
 from cellmill.ingestion.schedule.landing import land, take_out
 from cellmill.ingestion.schedule.report import Landing, TickReport, Trouble, source_lines
 from cellmill.ingestion.schedule.setting import Setting
@@ -243,7 +243,7 @@ class Tick:
             "schedule": self._config.name,
         }
         log = self._its.log.directory / "hooks" / f"{self._clock.now():%Y%m%dT%H%M%SZ}-{self._state.number}.log"
-        result = run_hook(hook, facts, log)
+        result = run_hook(hook, facts, log, self._its.log.directory / HELD)
         failures = 0 if result.ok else owed.failures + 1
         after = None if result.ok else self._after(failures)
         update = {"failures": failures, "retry_after": after}
