@@ -81,3 +81,16 @@ def test_times_grow_and_none_is_left_out(expression: str, name: str, start: date
 def test_what_is_no_expression_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"no cron expression|never due"):
         check_expression(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["R * * * *", "0 r * * *", "H * * * *", "R(0-10) * * * *", "R/15 * * * *", "5,R * * * *"]
+)
+def test_a_field_drawn_by_chance_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="no cron expression"):
+        check_expression(wrong)
+
+
+def test_names_of_days_and_months_are_not_taken_for_chance() -> None:
+    for expression in ("0 2 * mar,apr THU", "0 2 * MAR-apr fri", "@hourly"):
+        check_expression(expression)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from croniter import CroniterBadDateError, croniter
+
+_CHANCE = re.compile(r"(?<![a-z])[hr](?![a-z])", re.IGNORECASE)
+"""A field that croniter draws by chance (``R``) or from a hash (``H``): it would be due at other times at each look."""
 
 _SHIFT = timedelta(hours=2)
 """The most that any clock is put forward or back."""
@@ -26,6 +30,8 @@ def check_expression(expression: str) -> None:
             f"{expression!r} is no cron expression; five fields are needed: minute hour day month weekday, "
             "such as '0 2 * * *' for two o'clock each night"
         )
+    if _CHANCE.search(expression):
+        raise ValueError(f"{expression!r} is no cron expression: fields drawn by chance, R and H, are not known here")
     try:
         croniter(expression, datetime(2024, 1, 1)).get_next(datetime)
     except CroniterBadDateError as error:
