@@ -43,7 +43,7 @@ class Holder(Config):
         Tells two takers of one number apart.
     machine, pid, born
         Kernel and name space of processes, process, and when it started in ticks of that kernel: they tell a taker on
-        the same machine that the holder has died.
+        the same machine that the holder has died; `born` is None where that could not be seen.
     taken, expires
         Seconds since 1970 by the holder's clock.
     released
@@ -55,7 +55,7 @@ class Holder(Config):
     token: str
     machine: str
     pid: int
-    born: int
+    born: int | None
     taken: float
     expires: float
     released: bool = False
@@ -65,7 +65,9 @@ class Holder(Config):
         return self.released or now > self.expires or self._has_died()
 
     def _has_died(self) -> bool:
-        return bool(self.machine) and self.machine == _machine() and _born(self.pid) != self.born
+        if not self.machine or self.machine != _machine():
+            return False
+        return self.born is not None and _born(self.pid) not in (None, self.born)
 
 
 class Lock:
@@ -253,11 +255,13 @@ def _machine() -> str:
         return ""
 
 
-def _born(pid: int) -> int:
-    """Return when a process started, in ticks since the kernel did; 0 if it does not live."""
+def _born(pid: int) -> int | None:
+    """Return when a process started, in ticks of the kernel; 0 if it does not live, None if that is not known."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *fields = file.read().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
+    except OSError:
+        return None
     return 0 if state in ("Z", "X") else int(fields[18])

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -158,6 +159,31 @@ def test_a_holder_that_was_killed_on_this_machine_is_seen_at_once(tmp_path: Path
     lock = acquire(storage, "tick")
     assert lock is not None
     assert lock.number == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "is_free"),
+    [
+        (PermissionError, False),
+        (OSError, False),
+        (FileNotFoundError, True),
+        (ProcessLookupError, True),
+    ],
+)
+def test_a_holder_that_cannot_be_seen_counts_as_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError], is_free: bool
+) -> None:
+    storage, clock = Storage.open(tmp_path), Clock()
+    holder = take(storage, clock).holder
+
+    def unreadable(path: Any, *arguments: Any, **more: Any) -> Any:
+        if str(path) == f"/proc/{holder.pid}/stat":
+            raise error
+        return open(path, *arguments, **more)
+
+    monkeypatch.setattr("cellmill.lock.open", unreadable, raising=False)
+    assert holder.is_free(clock()) == is_free
+    assert not holder.model_copy(update={"born": None}).is_free(clock())
 
 
 def test_a_damaged_lock_is_named(storage: Storage) -> None:
