@@ -244,6 +244,17 @@ def test_a_paused_process_finds_out_that_its_files_are_gone(tmp_path: Path) -> N
     assert counts(root).equals(expected([adata]))
 
 
+def test_a_tagged_snapshot_that_holds_what_was_gone_before_its_withdrawal_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "atlas"
+    ingest(config(root, write(make_adata(30, seed=1), tmp_path / "a.h5ad"), **OBS))
+    atlas = Atlas.open(root)
+    add_tag(atlas, "v1")
+    ingest(config(root, write(make_adata(20, seed=2), tmp_path / "b.h5ad"), **OBS))
+    atlas.commit([], [entry.key for entry in atlas.snapshot().shards if entry.dataset == "a"])
+    assert remove(atlas, "dataset = 'a' and donor = 'd1'", "consent").cells == {}
+    assert collect(atlas, Forget(), grace_s=0).withheld == {"1": (1,)}
+
+
 def test_a_rollback_to_a_snapshot_that_is_being_forgotten(tmp_path: Path) -> None:
     """Whoever comes first wins; the snapshot is whole or the rollback is refused."""
     root = tmp_path / "atlas"

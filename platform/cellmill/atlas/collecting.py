@@ -257,7 +257,7 @@ def _withheld(atlas: Atlas, forgotten: set[int]) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for line in log:
         number = line.facts.get("withdrawal", "")
-        if number in active and line.facts.get("cells", "0") != "0":
+        if number in active:
             older = (other.version for other in log if other.version < line.version)
             kept = [
                 version
