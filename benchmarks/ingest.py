@@ -2,7 +2,9 @@
 
 A synthetic atlas is written as h5ad, plain and gzipped. Every row runs in a process of its own, rows take turns in
 rounds, and the table shows medians. CPU time is user and system time of the whole process tree. What is imported,
-compiled and started once is no part of it, for any row. ``--cells 20000 --rounds 1 --no-ray`` takes about a minute.
+compiled and started once is no part of it, for any row. Before each row memory is touched and freed, for on a virtual
+machine the first touch of a page is paid to the host, by whoever comes first.
+``--cells 20000 --rounds 1 --no-ray`` takes about a minute.
 
 Peers live in a virtual environment of their own (``--peers``, Python 3.12), which is made where that Python is there;
 rows that cannot run are left out, and the output says why.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import platform
 import shutil
@@ -23,19 +26,21 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 from benchmarks.ingest_inputs import write_h5ad
 
-WARM_UP_CELLS = 1000
+WARM_UP_CELLS = 8000
 PACKAGES = ("annbatch==0.3.*", "zarrs", "datasets", "pyarrow")
 COMPRESSIONS = {"plain": None, "gzip": "gzip"}
 ROWS = {
-    "floor_direct": "floor: decode, narrow, encode",
-    "floor_hdf5": "the same through the HDF5 library",
+    "floor": "floor: decode, encode the same bytes",
+    "floor_narrow": "the same of narrowed bytes",
     "local": "Cellmill, in process",
     "ray": "Cellmill, through Ray",
 }
 PEERS = {"annbatch": "annbatch 0.3, its writer", "scbank": "scBank, its documented layout"}
 TWO_MILLION = 2_000_000
+_MOST_TOUCHED = 10 << 30
 
 
 def main() -> None:
@@ -133,6 +138,7 @@ def run(interpreter: str, script: list[str], name: str, kind: str, cells: int, f
         path = folder / f"{n}-{kind}.h5ad"
         write_h5ad(path, n, COMPRESSIONS[kind])
         inputs.append(str(path))
+    touch_memory()
     own = interpreter == sys.executable
     environment = {key: value for key, value in os.environ.items() if own or key != "PYTHONPATH"}
     with TemporaryDirectory(dir=folder) as out:
@@ -140,6 +146,14 @@ def run(interpreter: str, script: list[str], name: str, kind: str, cells: int, f
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return measured
+
+
+def touch_memory() -> None:
+    """Touch half of the memory that is free, and free it again."""
+    size = min(_MOST_TOUCHED, psutil.virtual_memory().available // 2)
+    with mmap.mmap(-1, size) as pages:
+        for at in range(0, size, mmap.PAGESIZE):
+            pages[at] = 1
 
 
 def peers_python(folder: Path) -> tuple[Path | None, list[str]]:
@@ -177,9 +191,9 @@ def goals(rows: list[dict[str, Any]], memory: list[dict[str, float]], cells: int
                 value = rate[name, kind] / peers[fastest]
                 text = f"{ROWS[name]}, {kind} h5ad of {cells:,} cells, beside {PEERS[fastest]}"
                 add(f"speed beside the fastest peer: {name}, {kind}", 2.0, value, "times", value >= 2, text)
-            if (name, kind) in rate and ("floor_direct", kind) in rate:
-                value = rate["floor_direct", kind] / rate[name, kind]
-                text = f"{ROWS[name]}, {kind} h5ad of {cells:,} cells, beside {ROWS['floor_direct']}"
+            if (name, kind) in rate and ("floor", kind) in rate:
+                value = rate["floor", kind] / rate[name, kind]
+                text = f"{ROWS[name]}, {kind} h5ad of {cells:,} cells, beside {ROWS['floor']}"
                 add(f"time beside the floor: {name}, {kind}", 3.0, value, "times", value <= 3, text)
     if len(memory) > 1:
         (first, last), base = memory[-2:], memory[0]

@@ -25,45 +25,47 @@ from cellmill.ingestion.sources.vector import Vector
 _ENTRIES_AT_ONCE = 1 << 20
 
 
-def local(source: str, folder: Path) -> None:
+def local(source: str, folder: Path, warming: bool) -> None:
     """Ingest in this process."""
-    _ingest(source, folder, "local")
+    _ingest(source, folder, "local", warming)
 
 
-def ray(source: str, folder: Path) -> None:
+def ray(source: str, folder: Path, warming: bool) -> None:
     """Ingest through Ray."""
-    _ingest(source, folder, "ray")
+    _ingest(source, folder, "ray", warming)
 
 
-def _ingest(source: str, folder: Path, backend: str) -> None:
+def _ingest(source: str, folder: Path, backend: str, warming: bool) -> None:
     sources = (SourceConfig(path=source, organism="human", licence="CC0-1.0", obs={"donor": "donor"}),)
-    ingest(IngestConfig.model_validate({"atlas": str(folder / "atlas"), "sources": sources, "backend": backend}))
+    # In many tasks, so that every worker of a cluster has run one of each kind.
+    small = {"task_memory_mb": 64, "shard_cells": 1000} if warming else {}
+    settings = {"atlas": str(folder / "atlas"), "sources": sources, "backend": backend, **small}
+    ingest(IngestConfig.model_validate(settings))
 
 
-def floor_hdf5(source: str, folder: Path) -> None:
-    """Read counts and genes with the HDF5 library, narrow them, compress them as shards are, write them."""
-    with h5py.File(source) as file:
-        arrays = {name: file["X"][name] for name in ("indices", "data")}
-        _recode({name: lambda a, b, array=array: array[a:b] for name, array in arrays.items()}, arrays, folder)
+def floor(source: str, folder: Path, warming: bool) -> None:
+    """Read counts and genes, decode them, compress the same bytes as shards are, write them."""
+    _recode(source, folder, None)
 
 
-def floor_direct(source: str, folder: Path) -> None:
-    """Do the same, with the chunks read around the library."""
-    with h5py.File(source) as file:
-        arrays = {name: file["X"][name] for name in ("indices", "data")}
-        _recode({name: Vector(array).read for name, array in arrays.items()}, arrays, folder)
+def floor_narrow(source: str, folder: Path, warming: bool) -> None:
+    """Do the same with both as 16 bits."""
+    _recode(source, folder, np.dtype(np.uint16))
 
 
-def _recode(readers: dict[str, object], arrays: dict[str, h5py.Dataset], folder: Path) -> None:
-    with (folder / "floor").open("wb") as sink:
-        for name, read in readers.items():
-            for start in range(0, arrays[name].size, _ENTRIES_AT_ONCE):
-                values = read(start, min(start + _ENTRIES_AT_ONCE, arrays[name].size)).astype(np.uint16)  # type: ignore[operator]
+def _recode(source: str, folder: Path, dtype: np.dtype[np.uint16] | None) -> None:
+    with h5py.File(source) as file, (folder / "floor").open("wb") as sink:
+        for name in ("indices", "data"):
+            array = Vector(file["X"][name])
+            size = file["X"][name].size
+            for start in range(0, size, _ENTRIES_AT_ONCE):
+                values = array.read(start, min(start + _ENTRIES_AT_ONCE, size))
+                values = values if dtype is None else values.astype(dtype)
                 for first in range(0, values.size, CHUNK):
                     sink.write(blosc.compress(values[first : first + CHUNK], *BLOSC))
 
 
-ROWS = {"local": local, "ray": ray, "floor_hdf5": floor_hdf5, "floor_direct": floor_direct}
+ROWS = {"local": local, "ray": ray, "floor": floor, "floor_narrow": floor_narrow}
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def main() -> None:
             target = Path(folder) / str(number)
             target.mkdir()
             cpu, start = cpu_seconds(), time.perf_counter()
-            ROWS[name](path, target)
+            ROWS[name](path, target, number == 0)
             cpu, wall = cpu_seconds() - cpu, time.perf_counter() - start
     print(json.dumps({"cpu_s": cpu, "wall_s": wall, "peak_gb": peak_bytes() / 1e9}))
 

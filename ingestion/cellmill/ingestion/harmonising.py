@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cellmill.atlas.jit import compiled
-from cellmill.atlas.layout import count_dtype, index_dtype
+from cellmill.atlas.layout import index_dtype
 from cellmill.counts import TOLERANCE, check_counts, refuse_inexact
 from cellmill.errors import CountsError
 from cellmill.ingestion.counts import Counts
@@ -52,11 +52,11 @@ def harmonise_rows(
     indices = np.empty(values.size + 1, dtype=index_dtype(binary.size))
     indptr = np.zeros(matrix.shape[0] + 1, dtype=np.int64)
     starts = matrix.indptr.astype(np.int64)
-    for dtype in dict.fromkeys((_narrowest(values), np.dtype(np.uint32))):
+    for dtype in (np.uint16, np.uint32):
         data = np.empty(values.size + 1, dtype=dtype)
         umis = np.zeros(matrix.shape[1], dtype=np.float64)
-        largest = int(np.iinfo(dtype).max)
-        state = _harmonise(starts, matrix.indices, values, target, indices, data, indptr, umis, largest)
+        limit = int(np.iinfo(dtype).max)
+        state = _harmonise(starts, matrix.indices, values, target, indices, data, indptr, umis, limit)
         if state != _TOO_LARGE:
             break
     if state == _NO_COUNT:
@@ -75,10 +75,20 @@ def harmonise_rows(
     return Counts(indptr, indices[:n], data[:n], binary.size), umis
 
 
-def _narrowest(values: npt.NDArray[Any]) -> np.dtype[Any]:
-    """Return the dtype that holds the largest value, if it is a count."""
-    largest = float(values.max(initial=0))
-    return count_dtype(round(largest)) if 0 <= largest <= _LARGEST else np.dtype(np.uint32)
+@compiled
+def _rounded(values: npt.NDArray[Any], counts: npt.NDArray[np.uint32]) -> int:
+    """Round values to counts; return how many are none.
+
+    A pass of its own: without branches, and with stores side by side, several values are rounded at once.
+    """
+    wrong = 0
+    for i in range(values.size):
+        value = np.float64(values[i])
+        count = np.rint(value)
+        # Written so that NaN fails it too.
+        wrong += not (abs(value - count) <= TOLERANCE * max(count, 1.0) and 0.0 <= count <= _LARGEST)
+        counts[i] = np.uint32(count)
+    return wrong
 
 
 @compiled
@@ -91,48 +101,80 @@ def _harmonise(
     out_data: npt.NDArray[Any],
     out_indptr: I64,
     umis: npt.NDArray[np.float64],
-    largest: int,
+    limit: int,
 ) -> int:
+    longest = 0
+    for row in range(indptr.size - 1):
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    counts = np.empty(longest, np.uint32)
     position = 0
     for row in range(indptr.size - 1):
-        start = position
-        last = np.int64(-1)
-        ascending = True
-        own_values, own_columns = values[indptr[row] : indptr[row + 1]], columns[indptr[row] : indptr[row + 1]]
-        for i in range(own_values.size):
-            value = np.float64(own_values[i])
-            count = np.rint(value)
-            # Written so that NaN fails it too.
-            if not (abs(value - count) <= TOLERANCE * max(count, 1.0) and 0.0 <= count <= _LARGEST):
-                return _NO_COUNT
-            column = own_columns[i]
-            umis[column] += count
-            feature = np.int64(target[column])
-            out_indices[position] = feature
-            out_data[position] = np.int64(count)
-            if feature >= 0 and count > 0.0:
-                if count > largest:
-                    return _TOO_LARGE
-                ascending = bool(ascending and feature > last)
-                last = feature
-                position += 1
+        entries = slice(indptr[row], indptr[row + 1])
+        own = counts[: indptr[row + 1] - indptr[row]]
+        if _rounded(values[entries], own):
+            return _NO_COUNT
+        out = slice(position, position + own.size + 1)
+        features, sums = out_indices[out], out_data[out]
+        n, highest, ascending = _moved(columns[entries], own, target, features, sums, umis)
+        if highest > limit:
+            return _TOO_LARGE
         if not ascending:
-            order = np.argsort(out_indices[start:position])
-            features, counts = out_indices[start:position][order], out_data[start:position][order]
-            end = start - 1
-            last = np.int64(-1)
-            total = np.int64(0)
-            for i in range(features.size):
-                if features[i] == last:
-                    total += np.int64(counts[i])
-                    if total > largest:
-                        return _TOO_LARGE
-                else:
-                    end += 1
-                    last = np.int64(features[i])
-                    total = np.int64(counts[i])
-                out_indices[end] = last
-                out_data[end] = total
-            position = end + 1
+            n = _summed(features[:n], sums[:n], limit)
+            if n < 0:
+                return _TOO_LARGE
+        position += n
         out_indptr[row + 1] = position
     return _FINE
+
+
+@compiled
+def _moved(
+    columns: npt.NDArray[Any],
+    counts: npt.NDArray[np.uint32],
+    target: npt.NDArray[np.int32],
+    out_indices: npt.NDArray[Any],
+    out_data: npt.NDArray[Any],
+    umis: npt.NDArray[np.float64],
+) -> tuple[int, int, bool]:
+    """Move a row to features; return how many entries are left, the largest, and whether features ascend."""
+    n = np.int64(0)
+    last = np.int64(-1)
+    ascending = True
+    highest = np.int64(0)
+    for i in range(columns.size):
+        # Without a sign, no test is made for positions from the end.
+        column = np.uintp(columns[i])
+        count = np.int64(counts[i])
+        umis[column] += count
+        feature = np.int64(target[column])
+        # What is not wanted is written over by the next.
+        out_indices[np.uintp(n)] = feature
+        out_data[np.uintp(n)] = count
+        wanted = (feature >= 0) & (count > 0)
+        ascending &= (feature > last) | (not wanted)
+        last = feature if wanted else last
+        highest = max(highest, count * np.int64(wanted))
+        n += np.int64(wanted)
+    return n, highest, ascending
+
+
+@compiled
+def _summed(features: npt.NDArray[Any], counts: npt.NDArray[Any], limit: int) -> int:
+    """Sort a row by feature and sum what is of one; return how many are left, -1 if a sum is above `limit`."""
+    order = np.argsort(features)
+    from_features, from_counts = features[order], counts[order]
+    end = -1
+    last = np.int64(-1)
+    total = np.int64(0)
+    for i in range(order.size):
+        if from_features[i] == last:
+            total += np.int64(from_counts[i])
+            if total > limit:
+                return -1
+        else:
+            end += 1
+            last = np.int64(from_features[i])
+            total = np.int64(from_counts[i])
+        features[end] = last
+        counts[end] = total
+    return end + 1

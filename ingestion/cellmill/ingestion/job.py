@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import ray
@@ -83,19 +84,29 @@ class RayBackend:
 
 
 class _Task:
-    """A task whose errors travel as data, so that they arrive as they were raised."""
+    """A task whose errors travel as data, so that they arrive as they were raised.
+
+    Its function holds plans and a vocabulary, which take longer to unpickle than many a task takes to run: a worker
+    does so once.
+    """
 
     def __init__(self, function: Callable[[int], Row]) -> None:
-        self._function = function
+        self._function = ray.put(function)
 
     def __call__(self, row: Row) -> Row:
         try:
-            found = self._function(int(row["id"]))
+            found = _loaded(self._function)(int(row["id"]))
         except CellmillError as error:
             return {"error": json.dumps({"type": type(error).__name__, **error.as_dict()}), "plain": "{}"}
         arrays = {key: value for key, value in found.items() if hasattr(value, "dtype")}
         plain = {key: value for key, value in found.items() if key not in arrays}
         return {"error": "", "plain": json.dumps(plain), **arrays}
+
+
+@lru_cache(maxsize=1)
+def _loaded(function: ray.ObjectRef[Any]) -> Callable[[int], Row]:
+    found: Callable[[int], Row] = ray.get(function)
+    return found
 
 
 def _options() -> dict[str, int]:

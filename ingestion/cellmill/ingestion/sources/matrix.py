@@ -118,7 +118,8 @@ class H5Matrix:
             ) from error
         indptr, indices, data = found
         n_columns = self.shape[1]
-        if indices.size and (int(indices.max()) >= n_columns or int(indices.min()) < 0):
+        # Without a sign, what is below zero is far above.
+        if indices.size and int(indices.view(indices.dtype.str.replace("i", "u")).max()) >= n_columns:
             raise SourceError("The sparse matrix names columns that are not there.", where=self._where, fix=_FIX)
         # The constructor from arrays would go over all indices once more to choose a dtype.
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
