@@ -151,11 +151,11 @@ def _moved(
         out_indices[np.uintp(n)] = feature
         out_data[np.uintp(n)] = count
         wanted = (feature >= 0) & (count > 0)
-        ascending &= (feature > last) | (not wanted)
+        ascending = bool(ascending & ((feature > last) | (not wanted)))
         last = feature if wanted else last
         highest = max(highest, count * np.int64(wanted))
         n += np.int64(wanted)
-    return n, highest, ascending
+    return int(n), int(highest), ascending
 
 
 @compiled
