@@ -51,7 +51,9 @@ COMMANDS: dict[str, Entry] = {
         "Keep an atlas up to date with its sources, by a cron expression.",
     ),
     "atlas": Entry(
-        "cellmill.atlas.cli:app", DATA, "Look into an atlas and keep it: show, query, diff, tag, rollback, gc."
+        "cellmill.ingestion.atlas_commands:app",
+        DATA,
+        "Look into an atlas and keep it: show, query, diff, link, tag, rollback, gc.",
     ),
     "stream": Entry("cellmill.stream.cli:app", DATA, "Measure the stream of tokens on your machine and cells."),
     "pretrain": Entry("cellmill.training.cli:pretrain", MODELS, "Train a model on an atlas, generatively."),

@@ -19,6 +19,7 @@ from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Backend, LocalBackend
 from cellmill.ingestion.commit import commit, refuse_renamed
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.features import limits
 from cellmill.ingestion.opening import close_source
 from cellmill.ingestion.plan import SourcePlan, plan_source
@@ -144,7 +145,7 @@ def _ingest(
     memory: Source | None = None,
     guard: Callable[[], None] | None = None,
 ) -> IngestResult:
-    _refuse_twins(planned)
+    refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
     # What is found from here on is not collected as garbage before it is committed.
     with Lease(atlas.storage, "write", [name for plan in planned for name in _names(plan)]):
@@ -164,7 +165,7 @@ def _ingest_leased(
     withdrawals = active_withdrawals(atlas.storage)
     active = {withdrawal.number for withdrawal in withdrawals}
     present = {entry.planned for entry in here if is_current(entry, active)}
-    done = [_is_present(atlas, plan, present, active) for plan in planned]
+    done = [is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
     check_columns(atlas.storage, plans, withdrawals, ())
@@ -212,14 +213,8 @@ def _read(
         for row in backend.map(read, read.n):
             tallies[int(row["source"])].add(row)
             work.read(int(row["cells_in"]))
-        for plan, tally in zip(plans, tallies, strict=True):
-            report = tally.report()
-            for part in report.parts:
-                if (settings := limits(config, part.modality)) is not None:
-                    part.check(settings, where=plan.url)
-            if report.cells_out == 0:
-                dropped = ", ".join(f"{n:,} have {reason}" for reason, n in report.dropped.items())
-                raise SourceError("No cell passes the quality limits.", where=plan.url, fix=f"{dropped}.")
+        for tally in tallies:
+            check_losses(config, tally.report())
     except CellmillError:
         for plan in plans:
             staging.clear(atlas.storage, plan)
@@ -227,6 +222,22 @@ def _read(
     finally:
         close_source()
     return tallies
+
+
+def check_losses(config: IngestConfig, report: DatasetReport) -> None:
+    """Refuse a source that loses too much.
+
+    Raises
+    ------
+    GeneMappingError, SourceError
+        Of its features and counts, or of its cells.
+    """
+    for part in report.parts:
+        if (settings := limits(config, part.modality)) is not None:
+            part.check(settings, where=report.url)
+    if report.cells_out == 0:
+        dropped = ", ".join(f"{n:,} have {reason}" for reason, n in report.dropped.items())
+        raise SourceError("No cell passes the quality limits.", where=report.url, fix=f"{dropped}.")
 
 
 def _write(
@@ -255,7 +266,7 @@ def _write(
     return [entry for _, entry in sorted(entries, key=lambda pair: (pair[0], pair[1].key))]
 
 
-def _refuse_twins(plans: Sequence[SourcePlan]) -> None:
+def refuse_twins(plans: Sequence[SourcePlan]) -> None:
     """Refuse a configuration that names the same content twice."""
     seen: dict[str, SourcePlan] = {}
     for plan in plans:
@@ -275,7 +286,7 @@ def _names(plan: SourcePlan) -> list[str]:
     return [staging.prefix(plan), *shards_of, *cells_of]
 
 
-def _is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]], active: set[int]) -> bool:
+def is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]], active: set[int]) -> bool:
     """Return whether every shard of a source that has cells, and may have them, is in the snapshot."""
     mine = [(plan.dataset, digest) for digest in plan.shard_digests]
     missing = [number for number, key in enumerate(mine) if key not in present]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,19 +25,55 @@ _ENTRY = b"cellmill.entry"
 
 def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabulary: Vocabulary) -> ShardEntry:
     """Write a shard and, after it, its cells' metadata, which marks it as complete."""
-    digest = plan.shard_digest(number)
     features = plan.mapping.features
-    tokens = vocabulary.lookup([feature.id for feature in features])
+    tokens = vocabulary.lookup([feature.id for feature in features]).astype(np.uint32)
+    entry = draft(plan, number, np.diff(cells.indptr), tokens, vocabulary)
+    # What an interrupted run left is overwritten: the same input makes the same files, byte for byte.
+    size = {"n_cells": entry.n_rows, "n_features": entry.n_features, "nnz": entry.nnz}
+    writer = CountsWriter(storage, entry.shard_path, **size, largest=cells.largest)
+    for indices, data in cells.entries():
+        writer.append(indices, data)
+    known = writer.finish(cells.indptr, features, tokens, cells.cells["barcode"].to_pylist())
+    table = as_table(cells.cells, entry)
+    # The metadata says what the other files are, so that a later run can tell whether they still are.
+    entry = entry.model_copy(update={**summarise(table), "checksum": checksum(storage, known, known)[0]})
+    write_cells(storage, entry.cells_path, table.replace_schema_metadata({_ENTRY: entry.model_dump_json()}))
+    return _sealed(storage, entry, known)
+
+
+def draft(
+    plan: SourcePlan,
+    number: int,
+    lengths: npt.NDArray[Any],
+    tokens: npt.NDArray[np.uint32],
+    vocabulary: Vocabulary,
+    layout: str = "zarr",
+) -> ShardEntry:
+    """Return the catalog row of a shard of which no file is written yet.
+
+    Parameters
+    ----------
+    plan, number
+        The source, and which of its shards.
+    lengths : int [n]
+        Expressed features of each cell.
+    tokens : uint32 [n_features]
+        Of the source's features.
+    vocabulary
+        Holds them.
+    layout
+        How the counts lie.
+    """
     # The part of the vocabulary that the shard needs: the same whenever the shard is written.
     needed = vocabulary.prefix(int(tokens.max()) + 1)
-    draft = ShardEntry(
+    return ShardEntry(
         dataset=plan.dataset,
-        digest=digest,
-        n_cells=cells.n_cells,
-        n_rows=cells.n_cells,
-        n_features=len(features),
-        nnz=int(cells.indptr[-1]),
-        max_genes=int(np.diff(cells.indptr).max(initial=0)),
+        digest=plan.shard_digest(number),
+        n_cells=lengths.size,
+        n_rows=lengths.size,
+        n_features=tokens.size,
+        nnz=int(lengths.sum(dtype=np.int64)),
+        max_genes=int(lengths.max(initial=0)),
         bytes=0,
         checksum="",
         organism=plan.mapping.organism or plan.organism,
@@ -46,18 +84,8 @@ def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabu
         recipe=RECIPE,
         vocabulary_size=needed.size,
         vocabulary_digest=needed.digest(),
+        layout=layout,
     )
-    # What an interrupted run left is overwritten: the same input makes the same files, byte for byte.
-    size = {"n_cells": draft.n_rows, "n_features": draft.n_features, "nnz": draft.nnz}
-    writer = CountsWriter(storage, draft.shard_path, **size, largest=cells.largest)
-    for indices, data in cells.entries():
-        writer.append(indices, data)
-    known = writer.finish(cells.indptr, features, tokens.astype(np.uint32), cells.cells["barcode"].to_pylist())
-    table = _table(cells.cells, draft)
-    # The metadata says what the other files are, so that a later run can tell whether they still are.
-    draft = draft.model_copy(update={**summarise(table), "checksum": checksum(storage, known, known)[0]})
-    write_cells(storage, draft.cells_path, table.replace_schema_metadata({_ENTRY: draft.model_dump_json()}))
-    return _sealed(storage, draft, known)
 
 
 def _sealed(storage: Storage, draft: ShardEntry, known: Digests) -> ShardEntry:
@@ -66,7 +94,8 @@ def _sealed(storage: Storage, draft: ShardEntry, known: Digests) -> ShardEntry:
     return draft.model_copy(update={"bytes": size, "checksum": digest, "created": created})
 
 
-def _table(cells: pa.Table, entry: ShardEntry) -> pa.Table:
+def as_table(cells: pa.Table, entry: ShardEntry) -> pa.Table:
+    """Return the cells' metadata as it is written: the columns of every shard first, texts as texts."""
     n = entry.n_rows
     own = {
         "shard": pa.array([entry.digest] * n),

@@ -14,7 +14,7 @@ from cellmill.errors import IntegrityError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Row
-from cellmill.ingestion.chunk import process_chunk
+from cellmill.ingestion.chunk import ChunkResult, process_chunk
 from cellmill.ingestion.config import QualityConfig
 from cellmill.ingestion.merging import Merged
 from cellmill.ingestion.opening import open_source
@@ -65,14 +65,15 @@ class ReadChunk:
         sizes = np.zeros(plan.n_shards, np.int64)
         for shard, block in result.blocks.items():
             sizes[shard] = block.rank.size
-        row = {
-            "cells_in": stop - start,
-            "shard_cells": sizes,
-            "dropped": json.dumps(result.dropped),
-            "umis": result.umis,
-        }
+        row = receipt_of(result, stop - start, sizes)
         staging.stage(self.storage, plan, chunk, result.blocks.items(), row)
         return row
+
+
+def receipt_of(result: ChunkResult, n_read: int, shard_cells: npt.NDArray[np.int64]) -> Row:
+    """Return what a chunk reports: cells that were read, kept for each shard, and left out by reason."""
+    dropped = json.dumps(result.dropped)
+    return {"cells_in": n_read, "shard_cells": shard_cells, "dropped": dropped, "umis": result.umis}
 
 
 @dataclass(frozen=True)

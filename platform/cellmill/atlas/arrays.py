@@ -12,6 +12,8 @@ from cellmill.atlas.arrow_shard import ArrowShard
 from cellmill.atlas.chunks import ChunkedArray, Emit
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.layout import index_dtype
+from cellmill.atlas.link import read_link
+from cellmill.atlas.linked_shard import LinkedShard
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
@@ -84,6 +86,9 @@ def open_arrays(storage: Storage, entry: ShardEntry) -> ShardArrays:
         shard = ArrowShard(storage, entry)
         columns = _ColumnsOfTokens(shard.genes, shard.tokens)
         return ShardArrays(shard.indptr, shard.tokens, columns, shard.counts, shard.genes)
+    if entry.layout == "anndata":
+        linked = LinkedShard(storage, entry)
+        return ShardArrays(linked.indptr, linked.tokens, linked.columns, linked.counts, None)
     arrays = [ChunkedArray(storage, f"{entry.shard_path}/X/{name}") for name in ("indptr", "indices", "data")]
     return ShardArrays(read_whole(arrays[0]), load_tokens(storage, entry), arrays[1], arrays[2], None)
 
@@ -92,6 +97,8 @@ def load_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
     """Return the token of each column of a shard, uint32 [n_features], without opening more than needed."""
     if entry.layout == "arrow":
         return ArrowShard(storage, entry).tokens
+    if entry.layout == "anndata":
+        return read_link(storage, entry).tokens
     return read_whole(ChunkedArray(storage, f"{entry.shard_path}/var/token"))
 
 

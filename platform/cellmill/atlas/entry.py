@@ -46,7 +46,8 @@ class ShardEntry(Config):
     withdrawals
         Numbers of the withdrawals that took cells of it, with commas between; empty for none.
     layout
-        How its counts lie: ``zarr``, a group that anndata reads; ``arrow``, a file of an export.
+        How its counts lie: ``zarr``, a group that anndata reads; ``arrow``, a file of an export; ``anndata``,
+        a store that was linked, of which the atlas has but the description.
     """
 
     dataset: str

@@ -58,7 +58,8 @@ class Unit:
         if self.kind == "shards":
             storage.delete(f"cells/{self.name}.parquet")
             storage.delete_tree(f"shards/{self.name}.zarr")
-            storage.delete(f"shards/{self.name}.arrow")
+            for layout in ("arrow", "anndata"):
+                storage.delete(f"shards/{self.name}.{layout}")
         elif self.kind == "staging":
             storage.delete_tree(self.name)
         elif self.kind == "drafts" and storage.is_local:
@@ -103,7 +104,7 @@ def _unit_of(key: str) -> tuple[str, str]:
     if _DRAFT.search(key):
         return "drafts", key
     match parts:
-        case ["shards", dataset, shard, *_] if shard.endswith((".zarr", ".arrow")):
+        case ["shards", dataset, shard, *_] if shard.endswith((".zarr", ".arrow", ".anndata")):
             return "shards", f"{dataset}/{shard.rpartition('.')[0]}"
         case ["cells", dataset, shard] if shard.endswith(".parquet"):
             return "shards", f"{dataset}/{shard.removesuffix('.parquet')}"

@@ -18,6 +18,7 @@ from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.obsm import PREFIX, TableMatrix, names_of_columns
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.remote import is_web
 from cellmill.ingestion.sources.table import Table
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 from cellmill.ingestion.sources.tree import Tree
@@ -109,6 +110,17 @@ class AnnDataGroupSource:
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         return self._matrix(place).rows(start, stop)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether its files lie in a folder or below a prefix of an object store."""
+        return self._place.is_dir and not is_web(self._place.location)
+
+    @translated(reading_hdf5)
+    def stored(self, place: str) -> tuple[str, str]:
+        """Return the group of the matrix at `place`, and how it lies: ``csr``, ``csc``, ``dense`` or ``table``."""
+        matrix = self._matrix(place)
+        return self._key(place), matrix.layout if isinstance(matrix, H5Matrix) else "table"
 
     def _key(self, place: str) -> str:
         """Return where a place is in the file; before AnnData 0.7, ``raw.X`` was a name."""

@@ -1,0 +1,88 @@
+"""A remote folder as a store that zarr reads: every request is patient, and its length is verified."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from cellmill.errors import SourceError
+from cellmill.storage import Storage
+
+
+class StorageStore(Store):
+    """Files of a `Storage`, for reading.
+
+    Parameters
+    ----------
+    storage
+        The folder.
+    """
+
+    supports_writes = False
+    supports_deletes = False
+    supports_listing = False
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(read_only=True)
+        self._storage = storage
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StorageStore) and other._storage.url == self._storage.url
+
+    def with_read_only(self, read_only: bool = False) -> StorageStore:
+        """Return this store: there is no other kind."""
+        return self
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return what is stored under a key, None for nothing."""
+        found = await asyncio.to_thread(self._get, key, byte_range)
+        return None if found is None else prototype.buffer.from_bytes(found)
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        """Return parts of what is stored under keys; see `get`."""
+        return list(await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges)))
+
+    async def exists(self, key: str) -> bool:
+        """Return whether something is stored under a key."""
+        return await asyncio.to_thread(self._storage.exists, key)
+
+    def _get(self, key: str, part: ByteRequest | None) -> bytes | None:
+        storage = self._storage
+        try:
+            match part:
+                case RangeByteRequest(start=start, end=end):
+                    return storage.get_ranges(key, [start], [end])[0]
+                case OffsetByteRequest(offset=offset):
+                    return storage.get(key)[offset:]
+                case SuffixByteRequest(suffix=suffix):
+                    return storage.get_tail(key, suffix)
+            return storage.get(key)
+        except SourceError:
+            if storage.exists(key):
+                raise
+            return None
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    async def delete(self, key: str) -> None:
+        """Refuse."""
+        raise NotImplementedError
+
+    def list(self) -> AsyncIterator[str]:
+        """Refuse."""
+        raise NotImplementedError
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Refuse."""
+        raise NotImplementedError
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Refuse."""
+        raise NotImplementedError
