@@ -41,10 +41,11 @@ def is_in_an_atlas(name: str, lineages: Iterable[Lineage], root: Path) -> bool:
     urls = dict.fromkeys(node.location for node in nodes if node.kind == "snapshot")
     urls |= dict.fromkeys(str(folder) for folder, files in folders(root) if "atlas.json" in files)
     return any(
-        entry.dataset == name or entry.source_url == name or is_digest(name, entry.source_sha256)
+        part.dataset == name or part.source_url == name or is_digest(name, part.source_sha256)
         for url in urls
         for snapshot in _snapshots(url)
         for entry in snapshot.shards
+        for part in entry.sources
     )
 
 

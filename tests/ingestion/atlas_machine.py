@@ -18,6 +18,7 @@ from scipy import sparse
 from cellmill.atlas import Atlas
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.compacting import compact
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.tags import add_tag, delete_tag
 from cellmill.atlas.withdrawals import lift
@@ -126,6 +127,14 @@ class AtlasMachine(RuleBasedStateMachine):
         else:
             assert not result.changed
         assert self.atlas.snapshot().version == before
+
+    @precondition(lambda self: self.atlas.snapshot().shards)
+    @rule(shard_cells=st.integers(2, 8), seed=st.integers(0, 1), one=st.booleans())
+    def compact(self, shard_cells: int, seed: int, one: bool) -> None:
+        """Shuffle all data sets, or the first, into new shards."""
+        first = min(name for entry in self.atlas.snapshot().shards for name in entry.datasets)
+        done = compact(self.atlas, [first] if one else [], seed=seed, shard_cells=shard_cells)
+        self.note(done.snapshot, "compact" if done.changed else "compact unchanged")
 
     @rule(donor=st.sampled_from(DONORS))
     def withdraw(self, donor: str) -> None:

@@ -15,6 +15,7 @@ from cellmill.atlas.overlay import read_overlay
 from cellmill.ingestion import duplicates
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.duplicates import find_duplicates
+from cellmill.ingestion.superseding import Leaving
 from cellmill.storage import Storage
 from tests.ingestion.metadata import metadata_shard
 
@@ -60,6 +61,10 @@ def shown(storage: Storage, entries: list[ShardEntry]) -> Counter[tuple[bytes, s
     return found
 
 
+def all_of(storage: Storage, entries: list[ShardEntry]) -> list[Leaving]:
+    return [Leaving(entry, read_overlay(storage, entry).mask(entry.n_rows)) for entry in entries]
+
+
 @settings(max_examples=80)
 @given(steps)
 def test_each_cell_is_shown_once_whatever_comes_goes_and_is_rolled_back(
@@ -84,7 +89,7 @@ def test_each_cell_is_shown_once_whatever_comes_goes_and_is_rolled_back(
                     storage, f"d{which}", f"{number}-{shard}", HASHES[part[:, 0]], n_genes=few, barcodes=barcodes
                 )
             )
-        found = find_duplicates(storage, new, stay, gone, DuplicateConfig(min_genes=MIN_GENES))
+        found = find_duplicates(storage, new, stay, all_of(storage, gone), DuplicateConfig(min_genes=MIN_GENES))
         changed = {entry.key for entry in found.changed}
         after = [*found.entries, *found.changed, *(entry for entry in stay if entry.key not in changed)]
         history.append(after)
@@ -141,7 +146,7 @@ def test_what_was_dropped_stays_dropped_while_it_is_ambiguous(tmp_path: Path) ->
     assert read_overlay(storage, second.entries[0]).hidden.tolist() == [0, 1]
     assert second.duplicates["b/1"] == {"a": 2}
     # When the first goes, only what is alone comes back.
-    third = find_duplicates(storage, [], second.entries, first, drop)
+    third = find_duplicates(storage, [], second.entries, all_of(storage, first), drop)
     assert read_overlay(storage, third.changed[0]).hidden.tolist() == [0]
 
 

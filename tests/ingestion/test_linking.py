@@ -18,6 +18,7 @@ from scipy import sparse
 
 from cellmill.atlas import Atlas, open_shard, read
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.compacting import compact
 from cellmill.atlas.link import read_link
 from cellmill.atlas.withdrawing import remove
 from cellmill.cli import load
@@ -200,3 +201,22 @@ def test_the_command(tmp_path: Path) -> None:
     assert "Snapshot 1" in found.output
     assert read(tmp_path / "atlas").n_obs == 178
     assert {entry.dataset for entry in Atlas.open(tmp_path / "atlas").snapshot().shards} == {"mine"}
+
+
+def test_a_compaction_leaves_linked_stores_alone_unless_they_are_named(tmp_path: Path) -> None:
+    store = write_store(messy(1), tmp_path / "linked.zarr")
+    own = tmp_path / "own.h5ad"
+    make_adata(40, seed=7).write_h5ad(own)
+    settings = config(tmp_path / "atlas", store, source={"counts": "layers/counts"}, shard_cells=40)
+    link(settings)
+    ingest(config(tmp_path / "atlas", own))
+    atlas = Atlas.open(tmp_path / "atlas")
+    cells = counts(atlas)
+    done = compact(atlas, shard_cells=20)
+    assert (done.left_out, list(done.datasets)) == (("linked",), ["own"])
+    assert compact(atlas, ["linked", "own"], shard_cells=20).changed
+    assert {entry.layout for entry in atlas.snapshot().shards} == {"zarr"}
+    assert not link(settings).changed
+    shutil.rmtree(store)
+    assert counts(atlas).equals(cells)
+    assert atlas.verify().sound

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
-from cellmill.atlas.withdrawals import active_withdrawals, is_current
+from cellmill.atlas.part import Part
+from cellmill.atlas.presence import Presence
+from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.atlas.withdrawing import reason_of, without_withdrawn
 from cellmill.errors import ConfigError
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
 from cellmill.ingestion.plan import SourcePlan
+from cellmill.ingestion.superseding import changed_rows, take_apart
 from cellmill.ingestion.withdrawn_columns import check_columns
 
 
@@ -49,30 +52,36 @@ def commit(
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
         withdrawals = active_withdrawals(atlas.storage)
         active = {withdrawal.number for withdrawal in withdrawals}
-        present = {entry.planned for entry in snapshot.shards if is_current(entry, active)}
-        missing = [entry for entry in entries if entry.planned not in present]
+        present = Presence(snapshot.shards, active)
+        missing = [entry for entry in entries if not present.has(*entry.planned, entry.config_digest)]
         again = {entry.planned for entry in missing}
-        gone = [entry for entry in snapshot.shards if entry.planned in again or _superseded(entry, plans)]
+        made_again = {(entry.dataset, entry.config_digest) for entry in missing}
+
+        def is_gone(entry: ShardEntry, part: Part) -> bool:
+            replaced = part.made in made_again if entry.parts else entry.planned in again
+            return replaced or _superseded(part, plans)
+
+        gone = [entry for entry in snapshot.shards if any(is_gone(entry, part) for part in entry.sources)]
         unlike = [plan for plan in plans if any(entry.config_digest == plan.digest for entry in missing)]
         check_columns(atlas.storage, unlike, withdrawals, gone)
         new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
         if not new and not gone:
             return None
-        gone_keys = {entry.key for entry in gone}
-        stay = [entry for entry in snapshot.shards if entry.key not in gone_keys]
-        found = find_duplicates(atlas.storage, new, stay, gone, config)
+        rest = take_apart(atlas.storage, lambda: vocabulary, snapshot.shards, is_gone)
+        found = find_duplicates(atlas.storage, new, rest.stay, rest.leaving, config)
         datasets = sorted({plan.dataset for plan in plans})
         named = ", ".join(datasets[:5]) + (f" and {len(datasets) - 5} more" if len(datasets) > 5 else "")
         facts = {
             "cells": str(sum(entry.n_cells for entry in found.entries)),
             "shards": str(len(new)),
-            "replaced": str(len(gone)),
+            "replaced": str(rest.n_parts),
             "duplicates": str(sum(counts.total() for counts in found.duplicates.values())),
             "hash_bytes_read": str(found.bytes_read),
         }
         if guard is not None:
             guard()
-        return Change([*found.entries, *found.changed], sorted(gone_keys), f"ingest {named}", facts)
+        add, remove = changed_rows(snapshot.shards, [*rest.stay, *found.changed, *found.entries])
+        return Change(add, remove, f"ingest {named}", facts)
 
     version, changed = atlas.update(plan)
     told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
@@ -91,7 +100,7 @@ def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -
     ConfigError
         Names the data set that has it.
     """
-    names = {entry.source_sha256: entry.dataset for entry in entries}
+    names = {part.source_sha256: part.dataset for entry in entries for part in entry.sources}
     for plan in plans:
         name = names.get(plan.sha256, plan.dataset)
         if name != plan.dataset:
@@ -102,11 +111,11 @@ def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -
             )
 
 
-def _superseded(entry: ShardEntry, plans: Sequence[SourcePlan]) -> bool:
+def _superseded(part: Part, plans: Sequence[SourcePlan]) -> bool:
     return any(
-        entry.dataset == plan.dataset
-        and (entry.source_url == plan.url or entry.source_sha256 == plan.sha256)
-        and entry.config_digest != plan.digest
+        part.dataset == plan.dataset
+        and (part.source_url == plan.url or part.source_sha256 == plan.sha256)
+        and part.config_digest != plan.digest
         for plan in plans
     )
 

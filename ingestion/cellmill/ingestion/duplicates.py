@@ -18,10 +18,13 @@ from cellmill.atlas.cell_keys import as_items, shard_keys
 from cellmill.atlas.content import splitmix64
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.hash_search import NOBODY
-from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
+from cellmill.atlas.overlay import Overlay
+from cellmill.atlas.part_rows import overlaid
 from cellmill.atlas.spill import Spill
 from cellmill.ingestion.config import DuplicateConfig
+from cellmill.ingestion.owners import Owners
 from cellmill.ingestion.restoring import restore
+from cellmill.ingestion.superseding import Leaving
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
@@ -58,7 +61,7 @@ def find_duplicates(
     storage: Storage,
     new: Sequence[ShardEntry],
     stay: Sequence[ShardEntry],
-    gone: Sequence[ShardEntry],
+    gone: Sequence[Leaving],
     config: DuplicateConfig,
 ) -> Found:
     """Hide or mark the cells of new shards that are there already.
@@ -73,23 +76,24 @@ def find_duplicates(
     stay
         Shards that the snapshot keeps.
     gone
-        Shards that the snapshot loses.
+        Rows that the snapshot loses.
     config
         What to do with duplicates.
     """
     found = Found()
     stay = sorted(stay, key=lambda entry: entry.key)
     index = HashIndex(storage, stay)
-    n_parts = _n_parts([*new, *gone])
+    owners = Owners(storage, index.entries)
+    n_parts = _n_parts([*new, *(leaver.entry for leaver in gone)])
     twins: Bits = {i: np.zeros(-(-entry.n_rows // 8), np.uint8) for i, entry in enumerate(new)}
     with Spill(_WIDTH, n_parts) as spilled, Spill(_WIDTH, n_parts) as leaving, Spill(4, _n_groups(stay)) as orphans:
         if config.policy != "keep" or gone:
-            _spill(storage, new, spilled, config)
-        _spill(storage, gone, leaving, config, shown=True)
+            _spill(storage, [(entry, None) for entry in new], spilled, config)
+        _spill(storage, [(leaver.entry, leaver.rows) for leaver in gone], leaving, config)
         for number in range(n_parts):
             cells = _Cells.of(spilled.part(number))
             if config.policy != "keep":
-                _find(cells, index, new, config, twins, found)
+                _find(cells, index, owners, new, config, twins, found)
             if gone:
                 _orphans(cells, _Cells.of(leaving.part(number)), index, config, orphans)
         found.bytes_read = index.bytes_read
@@ -156,11 +160,14 @@ class _Cells:
 
 
 def _spill(
-    storage: Storage, entries: Sequence[ShardEntry], spill: Spill, config: DuplicateConfig, shown: bool = False
+    storage: Storage,
+    shards: Sequence[tuple[ShardEntry, npt.NDArray[np.bool_] | None]],
+    spill: Spill,
+    config: DuplicateConfig,
 ) -> None:
-    """Deal the cells of shards out to parts, or only those that the snapshot shows."""
-    rank = {digest: i for i, digest in enumerate(dict.fromkeys(entry.config_digest for entry in entries))}
-    for i, entry in enumerate(entries):
+    """Deal the cells of shards out to parts, or only some of their rows."""
+    rank = {digest: i for i, digest in enumerate(dict.fromkeys(entry.config_digest for entry, _ in shards))}
+    for i, (entry, only) in enumerate(shards):
         keys, table = shard_keys(storage, entry, "n_genes", "source_row")
         near = table.column("n_genes").to_numpy() < config.min_genes
         source_row = table.column("source_row").to_numpy().astype(np.uint64)
@@ -172,14 +179,19 @@ def _spill(
         # Nearly empty cells are often equal: their barcodes spread them.
         spread = np.where(near, keys[:, 0] ^ splitmix64(keys[:, 2]), keys[:, 0])
         part = ((spread >> np.uint64(32)) * np.uint64(spill.n_parts) >> np.uint64(32)).astype(np.int64)
-        if shown and entry.overlay:
-            visible = read_overlay(storage, entry).visible(entry.n_rows)
-            rows, part = rows[visible], part[visible]
+        if only is not None:
+            rows, part = rows[only], part[only]
         spill.add(rows, part)
 
 
 def _find(
-    cells: _Cells, index: HashIndex, new: Sequence[ShardEntry], config: DuplicateConfig, twins: Bits, found: Found
+    cells: _Cells,
+    index: HashIndex,
+    owners: Owners,
+    new: Sequence[ShardEntry],
+    config: DuplicateConfig,
+    twins: Bits,
+    found: Found,
 ) -> None:
     """Find which cells of a part have twins."""
     if not len(cells.keys):
@@ -193,10 +205,11 @@ def _find(
         later |= np.bincount(cells.kind)[cells.kind] > 1
     whose = owner[cells.kind]
     twin = np.flatnonzero((whose != NOBODY) | later)
-    names = [entry.dataset for entry in index.entries]
-    pairs, counts = np.unique(np.stack([cells.shard[twin], whose[twin]]), axis=1, return_counts=True)
-    for (shard, who), n in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-        found.duplicates[new[shard].config_digest][THIS if who == NOBODY else names[who]] += n
+    ordered = twin[np.lexsort((cells.shard[twin], whose[twin]))]
+    pairs, starts = np.unique(np.stack([whose[ordered], cells.shard[ordered]]), axis=1, return_index=True)
+    for (who, shard), these in zip(pairs.T.tolist(), np.split(ordered, starts[1:]), strict=False):
+        counts = {THIS: these.size} if who == NOBODY else owners.count(who, cells.keys[these], cells.by_barcode[these])
+        found.duplicates[new[shard].config_digest].update(counts)
     for shard in np.unique(cells.shard[twin]).tolist():
         rows = cells.row[twin[cells.shard[twin] == shard]]
         np.bitwise_or.at(twins[shard], rows >> 3, (np.uint8(1) << (rows & 7).astype(np.uint8)).astype(np.uint8))
@@ -224,8 +237,7 @@ def _overlaid(storage: Storage, entry: ShardEntry, twins: npt.NDArray[np.uint8],
     rows = np.flatnonzero(np.unpackbits(twins, bitorder="little")[: entry.n_rows]).astype(np.uint32)
     none = np.empty(0, np.uint32)
     overlay = Overlay(none, rows) if config.policy == "mark" else Overlay(rows, none)
-    name = write_overlay(storage, entry.dataset, overlay)
-    return entry.model_copy(update={"overlay": name, "n_cells": entry.n_rows - int(overlay.hidden.size)})
+    return overlaid(storage, entry, overlay)
 
 
 def _n_parts(entries: Sequence[ShardEntry]) -> int:

@@ -14,8 +14,9 @@ from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.cells import write_cells
 from cellmill.atlas.lease import Lease
 from cellmill.atlas.link import Link, stamp_of
+from cellmill.atlas.presence import Presence
 from cellmill.atlas.summary import summarise
-from cellmill.atlas.withdrawals import active_withdrawals, is_current
+from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.console import progress
 from cellmill.errors import SourceError
@@ -66,7 +67,7 @@ def link(config: IngestConfig) -> IngestResult:
         refuse_renamed(planned, here)
         withdrawals = active_withdrawals(atlas.storage)
         active = {withdrawal.number for withdrawal in withdrawals}
-        present = {entry.planned for entry in here if is_current(entry, active)}
+        present = Presence(here, active)
         plans = [plan for plan in planned if not pipeline.is_present(atlas, plan, present, active)]
         check_columns(atlas.storage, plans, withdrawals, ())
         # The ids come first: no shard may hold a token that another ingestion could give to another feature.

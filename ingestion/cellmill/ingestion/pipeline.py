@@ -12,7 +12,8 @@ import anndata as ad
 
 from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.lease import Lease
-from cellmill.atlas.withdrawals import active_withdrawals, is_current, is_wholly_withdrawn
+from cellmill.atlas.presence import Presence
+from cellmill.atlas.withdrawals import active_withdrawals, is_wholly_withdrawn
 from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
@@ -164,7 +165,7 @@ def _ingest_leased(
     refuse_renamed(planned, here)
     withdrawals = active_withdrawals(atlas.storage)
     active = {withdrawal.number for withdrawal in withdrawals}
-    present = {entry.planned for entry in here if is_current(entry, active)}
+    present = Presence(here, active)
     done = [is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
     unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
@@ -286,10 +287,12 @@ def _names(plan: SourcePlan) -> list[str]:
     return [staging.prefix(plan), *shards_of, *cells_of]
 
 
-def is_present(atlas: Atlas, plan: SourcePlan, present: set[tuple[str, str]], active: set[int]) -> bool:
+def is_present(atlas: Atlas, plan: SourcePlan, present: Presence, active: set[int]) -> bool:
     """Return whether every shard of a source that has cells, and may have them, is in the snapshot."""
+    if is_wholly_withdrawn(atlas.storage, (plan.dataset, plan.digest), active):
+        return True
     mine = [(plan.dataset, digest) for digest in plan.shard_digests]
-    missing = [number for number, key in enumerate(mine) if key not in present]
+    missing = [number for number, key in enumerate(mine) if not present.has(*key, plan.digest)]
     missing = [number for number in missing if not is_wholly_withdrawn(atlas.storage, mine[number], active)]
     # A shard that is not in the snapshot had no cells, or was never written.
     return len(missing) < len(mine) and not any(shards.is_written(atlas.storage, plan, n) for n in missing)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from cellmill.atlas import ShardEntry
 from cellmill.atlas.cell_keys import as_items, shard_keys
-from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
+from cellmill.atlas.overlay import Overlay, read_overlay
+from cellmill.atlas.part_rows import overlaid
 from cellmill.atlas.spill import Spill
 from cellmill.storage import Storage
 
@@ -50,5 +51,4 @@ def _shown(storage: Storage, entry: ShardEntry, wanted: U64, min_genes: int) -> 
     candidates = hidden[first]
     back = candidates[np.isin(as_items(keys[candidates]), as_items(wanted))]
     rest = np.setdiff1d(overlay.hidden, back).astype(np.uint32)
-    name = write_overlay(storage, entry.dataset, Overlay(rest, overlay.duplicate))
-    return entry.model_copy(update={"overlay": name, "n_cells": entry.n_rows - int(rest.size)})
+    return overlaid(storage, entry, Overlay(rest, overlay.duplicate))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cellmill.atlas import ShardEntry
-from cellmill.atlas.cells import FIXED, write_cells
-from cellmill.atlas.chunk_writing import Digests
-from cellmill.atlas.summary import summarise
-from cellmill.atlas.writing import CountsWriter, checksum, read_digests, shard_keys
+from cellmill.atlas.cells import FIXED
+from cellmill.atlas.sealing import seal_shard, sealed_shard
+from cellmill.atlas.writing import CountsWriter
 from cellmill.genes import Vocabulary
 from cellmill.ingestion.merging import Merged
 from cellmill.ingestion.plan import RECIPE, SourcePlan
 from cellmill.storage import Storage
-
-_ENTRY = b"cellmill.entry"
 
 
 def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabulary: Vocabulary) -> ShardEntry:
@@ -34,11 +29,7 @@ def write(storage: Storage, plan: SourcePlan, number: int, cells: Merged, vocabu
     for indices, data in cells.entries():
         writer.append(indices, data)
     known = writer.finish(cells.indptr, features, tokens, cells.cells["barcode"].to_pylist())
-    table = as_table(cells.cells, entry)
-    # The metadata says what the other files are, so that a later run can tell whether they still are.
-    entry = entry.model_copy(update={**summarise(table), "checksum": checksum(storage, known, known)[0]})
-    write_cells(storage, entry.cells_path, table.replace_schema_metadata({_ENTRY: entry.model_dump_json()}))
-    return _sealed(storage, entry, known)
+    return seal_shard(storage, entry, as_table(cells.cells, entry), known)
 
 
 def draft(
@@ -88,12 +79,6 @@ def draft(
     )
 
 
-def _sealed(storage: Storage, draft: ShardEntry, known: Digests) -> ShardEntry:
-    digest, size = checksum(storage, shard_keys(storage, draft.dataset, draft.digest), known)
-    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return draft.model_copy(update={"bytes": size, "checksum": digest, "created": created})
-
-
 def as_table(cells: pa.Table, entry: ShardEntry) -> pa.Table:
     """Return the cells' metadata as it is written: the columns of every shard first, texts as texts."""
     n = entry.n_rows
@@ -118,14 +103,4 @@ def is_written(storage: Storage, plan: SourcePlan, number: int) -> bool:
 
 def existing(storage: Storage, plan: SourcePlan, number: int) -> ShardEntry | None:
     """Return the shard if an earlier run completed it, committed or not, and it is still as that run left it."""
-    if not is_written(storage, plan, number):
-        return None
-    digest = plan.shard_digest(number)
-    key = f"cells/{plan.dataset}/{digest}.parquet"
-    try:
-        metadata = pq.read_schema(pa.BufferReader(storage.get(key))).metadata
-        draft = ShardEntry.model_validate_json(metadata[_ENTRY])
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
-        return None
-    known = read_digests(storage, storage.list(draft.shard_path))
-    return _sealed(storage, draft, known) if checksum(storage, known, known)[0] == draft.checksum else None
+    return sealed_shard(storage, f"cells/{plan.dataset}/{plan.shard_digest(number)}.parquet")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cellmill.atlas import ShardEntry
 from cellmill.atlas.cells import CATALOG, FIXED
+from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.summary import Facts
 from cellmill.atlas.withdrawals import Withdrawal, had_cells, read_predicate, withdrawn_rows
@@ -60,7 +61,7 @@ def check_columns(
         Cells were withdrawn, by a column that could have been kept, after the source was planned.
     """
     for plan in plans:
-        former = [entry for entry in replaced if plan.dataset == entry.dataset]
+        former = [entry for entry in replaced if plan.dataset in entry.datasets]
         for withdrawal in withdrawals:
             missing = lacking(withdrawal, plan.dataset, plan.columns)
             if late := [name for name in missing if name in plan.unkept]:
@@ -71,7 +72,7 @@ def check_columns(
                 )
             if missing and (
                 had_cells(storage, withdrawal.number, plan.dataset, plan.sha256)
-                or any(withdrawn_rows(storage, entry, [withdrawal]).any() for entry in former)
+                or any(_has_withdrawn(storage, entry, plan.dataset, withdrawal) for entry in former)
             ):
                 raise ConfigError(
                     f"Cells of this data set were withdrawn by its column {missing[0]!r} (withdrawal "
@@ -80,3 +81,8 @@ def check_columns(
                     fix=f"Keep the column under that name (`obs: {{COLUMN: {missing[0]}}}`), or lift the withdrawal: "
                     f"cellmill atlas remove {storage.url} --lift {withdrawal.number} --reason ...",
                 )
+
+
+def _has_withdrawn(storage: Storage, entry: ShardEntry, dataset: str, withdrawal: Withdrawal) -> bool:
+    rows = withdrawn_rows(storage, entry, [withdrawal])
+    return any(part.dataset == dataset for part, _ in count_parts(storage, entry, rows))

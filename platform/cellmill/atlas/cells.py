@@ -34,7 +34,10 @@ VIRTUAL = ("is_duplicate",)
 """Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
 
 CATALOG = ("licence", "organism", "source_sha256", "source_url")
-"""Columns that the catalog knows: each cell has its shard's value, null where that is empty."""
+"""Columns that the catalog knows: each cell has its source's value, null where that is empty.
+
+Only a compacted shard, whose cells have several, stores them.
+"""
 
 _ROW_GROUP = 1 << 16
 
@@ -83,7 +86,8 @@ class CellsFile:
 
     def read(self, columns: Sequence[str]) -> pa.Table:
         """Return columns, all rows, those of the catalog too; one that this shard lacks is null throughout."""
-        present = [name for name in columns if name in self.schema.names and name not in CATALOG]
+        told = () if self._entry.parts else CATALOG
+        present = [name for name in columns if name in self.schema.names and name not in told]
         try:
             table = self._file.read(columns=present, use_threads=False)
         except (pa.ArrowException, SourceError, OSError) as error:

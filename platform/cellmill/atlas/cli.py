@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cellmill.atlas.commands import care, comparing, content, exporting, history
+from cellmill.atlas.commands import care, compacting, comparing, content, exporting, history
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -12,7 +12,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Look into an atlas: log, show, query, read, diff, leakage; hand it on: export; "
-    "keep it: tag, rollback, remove, gc, verify.",
+    "keep it: tag, rollback, remove, compact, gc, verify.",
 )
 
 for command in (
@@ -26,6 +26,7 @@ for command in (
     history.tag,
     history.rollback,
     care.remove,
+    compacting.compact,
     care.gc,
     care.verify,
 ):

@@ -10,7 +10,10 @@ import numpy.typing as npt
 
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.measured import measured_by_part
 from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.part import Part
+from cellmill.atlas.part_rows import part_of_rows
 from cellmill.atlas.shard import read_tokens
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.config import Config
@@ -76,12 +79,11 @@ class Comparison(Config):
 
 def compare(before: Snapshot, after: Snapshot) -> Comparison:
     """Compare two snapshots of one atlas; only shards that are in one alone, or have other cells, are looked into."""
-    names = sorted({entry.dataset for snapshot in (before, after) for entry in snapshot.shards})
     found = {}
-    for name in names:
-        old = {entry.digest: entry for entry in before.shards if entry.dataset == name}
-        new = {entry.digest: entry for entry in after.shards if entry.dataset == name}
-        change = _change(before.atlas.storage, old, new)
+    for name in sorted({name for side in (before, after) for entry in side.shards for name in entry.datasets}):
+        old = {entry.key: entry for entry in before.shards if name in entry.datasets}
+        new = {entry.key: entry for entry in after.shards if name in entry.datasets}
+        change = _change(before.atlas.storage, name, old, new)
         if change is not None:
             found[name] = change
     return Comparison(
@@ -93,19 +95,23 @@ def compare(before: Snapshot, after: Snapshot) -> Comparison:
     )
 
 
-def _change(storage: Storage, old: dict[str, ShardEntry], new: dict[str, ShardEntry]) -> DatasetChange | None:
+_Shards = dict[tuple[str, str], ShardEntry]
+
+
+def _change(storage: Storage, name: str, old: _Shards, new: _Shards) -> DatasetChange | None:
     both = old.keys() & new.keys()
-    changed = {digest for digest in both if old[digest].overlay != new[digest].overlay}
-    gone = [old[digest] for digest in sorted(old.keys() - new.keys() | changed)]
-    came = [new[digest] for digest in sorted(new.keys() - old.keys() | changed)]
+    changed = {key for key in both if old[key].overlay != new[key].overlay}
+    gone = [old[key] for key in sorted(old.keys() - new.keys() | changed)]
+    came = [new[key] for key in sorted(new.keys() - old.keys() | changed)]
     if not gone and not came:
         return None
-    left, right = _cell_ids(storage, gone), _cell_ids(storage, came)
-    features_left, features_right = _tokens(storage, old.values()), _tokens(storage, new.values())
+    left, right = _cell_ids(storage, gone, name), _cell_ids(storage, came, name)
+    features_left, features_right = _tokens(storage, old.values(), name), _tokens(storage, new.values(), name)
+    sources_before, sources_after = _parts(old, name), _parts(new, name)
     return DatasetChange(
         kind="added" if not old else "removed" if not new else "changed",
-        cells_before=sum(entry.n_cells for entry in old.values()),
-        cells_after=sum(entry.n_cells for entry in new.values()),
+        cells_before=sum(part.n_cells for part in sources_before),
+        cells_after=sum(part.n_cells for part in sources_after),
         cells_added=int(np.setdiff1d(right, left).size),
         cells_removed=int(np.setdiff1d(left, right).size),
         shards_added=len(new.keys() - old.keys()),
@@ -113,22 +119,32 @@ def _change(storage: Storage, old: dict[str, ShardEntry], new: dict[str, ShardEn
         shards_changed=len(changed),
         features_added=int(np.setdiff1d(features_right, features_left).size),
         features_removed=int(np.setdiff1d(features_left, features_right).size),
-        sources_before=tuple(sorted({entry.source_sha256 for entry in old.values()})),
-        sources_after=tuple(sorted({entry.source_sha256 for entry in new.values()})),
-        licence_before=", ".join(sorted({entry.licence for entry in old.values()})),
-        licence_after=", ".join(sorted({entry.licence for entry in new.values()})),
+        sources_before=tuple(sorted({part.source_sha256 for part in sources_before})),
+        sources_after=tuple(sorted({part.source_sha256 for part in sources_after})),
+        licence_before=", ".join(sorted({part.licence for part in sources_before})),
+        licence_after=", ".join(sorted({part.licence for part in sources_after})),
     )
 
 
-def _cell_ids(storage: Storage, entries: Sequence[ShardEntry]) -> npt.NDArray[np.uint64]:
+def _parts(shards: _Shards, name: str) -> list[Part]:
+    return [part for entry in shards.values() for part in entry.sources if part.dataset == name]
+
+
+def _cell_ids(storage: Storage, entries: Sequence[ShardEntry], name: str) -> npt.NDArray[np.uint64]:
     parts = [np.empty(0, np.uint64)]
     for entry in entries:
         ids = CellsFile(storage, entry).read(["cell_id"]).column(0).to_numpy()
-        parts.append(ids[read_overlay(storage, entry).mask(entry.n_rows)])
+        mine = np.array([part.dataset == name for part in entry.sources])[part_of_rows(storage, entry)]
+        parts.append(ids[mine & read_overlay(storage, entry).mask(entry.n_rows)])
     return np.concatenate(parts)
 
 
-def _tokens(storage: Storage, entries: Iterable[ShardEntry]) -> npt.NDArray[np.uint32]:
-    # All shards that one configuration made of one source have the same columns.
-    one = {(entry.source_sha256, entry.config_digest): entry for entry in entries}
-    return np.unique(np.concatenate([np.empty(0, np.uint32), *(read_tokens(storage, entry) for entry in one.values())]))
+def _tokens(storage: Storage, entries: Iterable[ShardEntry], name: str) -> npt.NDArray[np.uint32]:
+    # All that one configuration made of one source has the same columns.
+    one = {(part.source_sha256, part.config_digest): entry for entry in entries for part in entry.sources}
+    shards = {entry.key: entry for entry in one.values()}
+    found = [np.empty(0, np.uint32)]
+    for entry in shards.values():
+        measured = measured_by_part(storage, entry, read_tokens(storage, entry))
+        found += [tokens for part, tokens in measured if part.dataset == name]
+    return np.unique(np.concatenate(found))

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
+from cellmill.atlas.part import Part, decode_parts
 from cellmill.config import Config
+
+COMPACTED = "_compacted"
+"""Where shards are whose cells are of several data sets; no data set can have this name."""
 
 
 class ShardEntry(Config):
@@ -48,6 +52,10 @@ class ShardEntry(Config):
     layout
         How its counts lie: ``zarr``, a group that anndata reads; ``arrow``, a file of an export; ``anndata``,
         a store that was linked, of which the atlas has but the description.
+    parts
+        Of a compacted shard: what it has of each source, see `sources`. Its own `dataset` is `COMPACTED`, its
+        `source_sha256` is the digest of the shards that it was made of, and organism and licence are empty unless all
+        parts have the same.
     """
 
     dataset: str
@@ -75,6 +83,7 @@ class ShardEntry(Config):
     origin: str = ""
     withdrawals: str = ""
     layout: str = "zarr"
+    parts: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -85,6 +94,19 @@ class ShardEntry(Config):
     def planned(self) -> tuple[str, str]:
         """Data set, and digest as an ingestion plans it: that of the shard before cells were withdrawn."""
         return self.dataset, self.origin or self.digest
+
+    @property
+    def sources(self) -> tuple[Part, ...]:
+        """The sources that its cells came from, and how many came from each."""
+        if self.parts:
+            return decode_parts(self.parts)
+        own = {name: getattr(self, name) for name in Part.model_fields if name != "types"}
+        return (Part.model_construct(**own, types={}),)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets that its cells are of."""
+        return tuple(dict.fromkeys(part.dataset for part in self.sources))
 
     @property
     def shard_path(self) -> str:

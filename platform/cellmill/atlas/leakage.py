@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from cellmill.atlas.cell_keys import as_items, shard_keys, text_hashes
 from cellmill.atlas.content import feature_keys, splitmix64
+from cellmill.atlas.part_rows import part_of_rows
 from cellmill.atlas.selection import Selection
 from cellmill.atlas.spill import Spill
 from cellmill.config import Config
@@ -133,10 +134,8 @@ def find_leakage(a: Selection, b: Selection, *, donor: str | None = None) -> Lea
         by_dataset=by_dataset,
         same_cells=same_cells,
         same_barcodes=same_barcodes,
-        datasets=tuple(sorted({entry.dataset for entry in a.shards} & {entry.dataset for entry in b.shards})),
-        sources=tuple(
-            sorted({entry.source_sha256 for entry in a.shards} & {entry.source_sha256 for entry in b.shards})
-        ),
+        datasets=tuple(sorted({name for name, _ in left.sources} & {name for name, _ in right.sources})),
+        sources=tuple(sorted({sha256 for _, sha256 in left.sources} & {sha256 for _, sha256 in right.sources})),
         donor_column=column,
         n_donors=len(both),
         donors=tuple(f"{dataset}: {name}" for dataset, name in both[:_LISTED]),
@@ -150,6 +149,8 @@ class _Keys:
     def __init__(self, n_parts: int) -> None:
         self.contents, self.ids, self.barcodes = Spill(4, n_parts), Spill(1, n_parts), Spill(1, n_parts)
         self.datasets: list[str] = []
+        self.sources: set[tuple[str, str]] = set()
+        """Data set and sha256 of each source that the selection has cells of."""
 
     def __enter__(self) -> _Keys:
         return self
@@ -159,18 +160,22 @@ class _Keys:
             spill.__exit__(*arguments)
 
     def add(self, selection: Selection) -> None:
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(entry.dataset for entry in selection.shards))}
+        every = (name for entry in selection.shards for name in entry.datasets)
+        numbers = {name: i for i, name in enumerate(dict.fromkeys(every))}
         self.datasets = list(numbers)
         storage = selection.snapshot.atlas.storage
         for i, entry in enumerate(selection.shards):
             keys, table = shard_keys(storage, entry, "n_genes", "cell_id")
             near = table.column("n_genes").to_numpy() < NEARLY_EMPTY
             keys[~near, 2] = 0
-            contents = np.column_stack([keys, np.full(len(keys), numbers[entry.dataset], np.uint64)])
-            salt = feature_keys([entry.dataset])[0, 0]
+            part = part_of_rows(storage, entry)
+            number = np.array([numbers[one.dataset] for one in entry.sources], np.uint64)[part]
+            contents = np.column_stack([keys, number])
+            salt = feature_keys([one.dataset for one in entry.sources])[part, 0]
             names = splitmix64(text_hashes(table.column("barcode")) ^ salt)
             rows = selection.rows(i)
             chosen = slice(None) if rows is None else rows
+            self.sources.update(entry.sources[at].key for at in np.unique(part[chosen]).tolist())
             ids = table.column("cell_id").to_numpy().astype(np.uint64)
             # Nearly empty cells are often equal: their barcodes spread them.
             spread = np.where(near, keys[:, 0] ^ splitmix64(keys[:, 2]), keys[:, 0])
@@ -219,13 +224,14 @@ def _donors(selection: Selection, column: str) -> set[tuple[str, str]]:
 
 def _donor_names(selection: Selection, column: str) -> Iterator[tuple[str, str]]:
     for i, entry in enumerate(selection.shards):
-        values = selection.snapshot.shard_cells(entry, [column]).column(0)
+        values = selection.snapshot.shard_cells(entry, ["dataset", column])
         rows = selection.rows(i)
         if rows is not None:
             values = values.take(pa.array(rows))
-        for name in pc.unique(pc.cast(values, pa.string())).to_pylist():
-            if name is not None:
-                yield entry.dataset, name
+        names = pa.table([values.column(0), pc.cast(values.column(1), pa.string())], ["dataset", "donor"])
+        for pair in names.group_by(["dataset", "donor"]).aggregate([]).to_pylist():
+            if pair["donor"] is not None:
+                yield pair["dataset"], pair["donor"]
 
 
 def _side(selection: Selection) -> Side:

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
 from cellmill.atlas.atlas import Atlas
+from cellmill.atlas.measured import read_measured
 from cellmill.atlas.selection import Selection
-from cellmill.atlas.shard import open_shard
+from cellmill.atlas.shard import Shard, open_shard
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.errors import ConfigError
@@ -67,12 +69,14 @@ def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None 
         )
     check_vocabulary(vocabulary, selection.shards, snapshot.atlas.storage.join("vocabulary"))
     shards = [open_shard(snapshot.atlas.storage, entry) for entry in selection.shards]
-    tokens = np.unique(np.concatenate([shard.tokens for shard in shards]))
+    measured = [tokens for i, shard in enumerate(shards) for tokens in _measured(selection, i, shard)]
+    tokens = np.unique(np.concatenate(measured))
     blocks = []
     for i, shard in enumerate(shards):
         first, last = _runs(selection.rows(i), shard.n_rows)
         columns, counts, indptr = shard.gather(first, last)
-        place = np.searchsorted(tokens, shard.tokens).astype(np.int32)
+        # Columns that none of the cells has measured have no entries, and no place.
+        place = np.minimum(np.searchsorted(tokens, shard.tokens), tokens.size - 1).astype(np.int32)
         exact = np.float32 if int(counts.max(initial=0)) <= 1 << 24 else np.float64
         shape = (indptr.size - 1, tokens.size)
         blocks.append(sparse.csr_matrix((counts.astype(exact), place[columns], indptr), shape=shape))
@@ -91,6 +95,15 @@ def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None 
     found = AnnData(X=matrix, obs=_obs(selection), var=var)
     found.uns["cellmill_atlas"] = {"snapshot": snapshot.name, "where": selection.where or ""}
     return found
+
+
+def _measured(selection: Selection, i: int, shard: Shard) -> tuple[npt.NDArray[np.uint32], ...]:
+    """Return the sets of tokens that selected cells of the i-th shard have measured."""
+    found = read_measured(selection.snapshot.atlas.storage, shard.entry, shard.tokens)
+    rows = selection.rows(i)
+    if found.of_row is None:
+        return found.sets
+    return tuple(found.sets[number] for number in np.unique(found.of_row if rows is None else found.of_row[rows]))
 
 
 def _runs(rows: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:

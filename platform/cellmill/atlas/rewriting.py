@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 
 from cellmill.atlas.cells import CellsFile, write_cells
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
+from cellmill.atlas.measured import MEASURED
+from cellmill.atlas.overlay import Overlay, read_overlay
+from cellmill.atlas.part import encode_parts, joined
+from cellmill.atlas.part_rows import overlaid, part_of_rows
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.summary import summarise
-from cellmill.atlas.withdrawals import numbers_of
 from cellmill.atlas.writing import checksum, shard_keys, write_counts
 from cellmill.genes import N_SPECIALS, Vocabulary
 from cellmill.storage import Storage
@@ -48,12 +50,11 @@ def without_rows(
     """
     kept = ~gone
     digest = hashlib.sha256(entry.digest.encode() + np.packbits(kept).tobytes()).hexdigest()[:32]
-    taken = numbers_of(entry) | set(withdrawals)
     draft = entry.model_copy(
         update={
             "digest": digest,
             "origin": entry.origin or entry.digest,
-            "withdrawals": ",".join(str(number) for number in sorted(taken)),
+            **_taken(storage, entry, gone, ",".join(map(str, withdrawals))),
             "n_rows": int(kept.sum()),
             "hash_run": "",
             "layout": "zarr",
@@ -65,7 +66,7 @@ def without_rows(
     else:
         written = _write(storage, vocabulary, entry, draft, kept)
     total, size = checksum(storage, shard_keys(storage, draft.dataset, digest))
-    return draft.model_copy(
+    rewritten = draft.model_copy(
         update={
             "nnz": written.nnz,
             "max_genes": written.max_genes,
@@ -74,9 +75,9 @@ def without_rows(
             "bytes": size,
             "checksum": total,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **_overlay(storage, entry, kept),
         }
     )
+    return overlaid(storage, rewritten, _overlay(storage, entry, kept))
 
 
 def _write(
@@ -110,15 +111,32 @@ def _write(
         tokens=shard.tokens,
         barcodes=cells["barcode"].to_pylist(),
     )
-    metadata = {_ENTRY: written.model_dump_json()}
+    metadata = {_ENTRY: written.model_dump_json().encode()}
+    if entry.parts:
+        metadata[MEASURED] = file.schema.metadata[MEASURED]
     write_cells(storage, draft.cells_path, cells.combine_chunks().replace_schema_metadata(metadata))
     return written
 
 
-def _overlay(storage: Storage, entry: ShardEntry, kept: npt.NDArray[np.bool_]) -> dict[str, str | int]:
-    """Return the fields that say which rows of the new shard are hidden or marked: those that were before."""
+def _taken(storage: Storage, entry: ShardEntry, gone: npt.NDArray[np.bool_], withdrawals: str) -> dict[str, str]:
+    """Return the fields that say of which sources there are how many rows, and which withdrawals took others."""
+    if not entry.parts:
+        return {"withdrawals": joined([entry.withdrawals, withdrawals])}
+    lost = np.bincount(part_of_rows(storage, entry)[gone], minlength=len(entry.sources)).tolist()
+    parts = [
+        part.model_copy(
+            update={
+                "n_rows": part.n_rows - n,
+                "withdrawals": joined([part.withdrawals, withdrawals if n else ""]),
+            }
+        )
+        for part, n in zip(entry.sources, lost, strict=True)
+    ]
+    return {"parts": encode_parts(parts)}
+
+
+def _overlay(storage: Storage, entry: ShardEntry, kept: npt.NDArray[np.bool_]) -> Overlay:
+    """Return which rows of the new shard are hidden or marked: those that were before."""
     old = read_overlay(storage, entry)
     place = (np.cumsum(kept) - 1).astype(np.uint32)
-    new = Overlay(place[old.hidden[kept[old.hidden]]], place[old.duplicate[kept[old.duplicate]]])
-    name = write_overlay(storage, entry.dataset, new)
-    return {"overlay": name, "n_cells": int(kept.sum()) - int(new.hidden.size)}
+    return Overlay(place[old.hidden[kept[old.hidden]]], place[old.duplicate[kept[old.duplicate]]])

@@ -9,6 +9,7 @@ from cellmill.atlas.catalog import Change
 from cellmill.atlas.clean_runs import with_clean_runs
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.forgotten import check_known
+from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.withdrawals import Withdrawal, active_withdrawals, withdrawn_rows
 from cellmill.errors import AtlasError
 
@@ -64,11 +65,11 @@ def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]], withd
         if entry.key in there:
             continue
         for withdrawal in withdrawals:
-            n = int(withdrawn_rows(storage, entry, [withdrawal]).sum())
-            if n:
+            rows = withdrawn_rows(storage, entry, [withdrawal])
+            for part, n in count_parts(storage, entry, rows):
                 raise AtlasError(
                     f"Snapshot {target.version} holds cells that were withdrawn since ({n:,} in data set "
-                    f"{entry.dataset!r}, withdrawal {withdrawal.number}: {withdrawal.where}).",
+                    f"{part.dataset!r}, withdrawal {withdrawal.number}: {withdrawal.where}).",
                     where=target.atlas.url,
                     fix="Ingest the data sets again, or lift the withdrawal with `cellmill atlas remove --lift`.",
                 )

@@ -130,12 +130,13 @@ def _pieces(array: EntryArray, begin: I64, end: I64, offsets: I64) -> npt.NDArra
     span = np.searchsorted(span_low, begin, side="right") - 1
     at = starts[span] + begin - span_low[span]
     out = np.empty(int(offsets[-1]), dtype=array.dtype)
-    _copy_pieces(buffer, at, at + end - begin, out)
+    copy_pieces(buffer, at, at + end - begin, out)
     return out
 
 
 @compiled
-def _copy_pieces(source: npt.NDArray[Any], begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+def copy_pieces(source: npt.NDArray[Any], begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
+    """Write pieces of an array, in any order, one after the other."""
     position = 0
     for piece in range(begin.size):
         for i in range(begin[piece], end[piece]):

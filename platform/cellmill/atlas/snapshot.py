@@ -13,7 +13,9 @@ import pyarrow as pa
 
 from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.matching import mask_of
 from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.part import decode_parts
 from cellmill.atlas.predicate import Predicate, kind, parse
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.row_set import RowSet
@@ -81,6 +83,11 @@ class Snapshot:
         for types in self.each(self._types, sorted(alike.values(), key=lambda entry: entry.key)):
             for name, one in types.items():
                 found.setdefault(name, {})[one] = None
+        # Text of a compacted shard may be numbers elsewhere: what its sources have counts.
+        for text in {entry.parts for entry in self.shards if entry.parts}:
+            for part in decode_parts(text):
+                for name, kind_of in part.types.items():
+                    found.setdefault(name, {})[pa.type_for_alias(kind_of)] = None
         own = dict.fromkeys(CATALOG, pa.string()) | dict.fromkeys(VIRTUAL, pa.bool_())
         return found | {name: {one: None} for name, one in own.items()}
 
@@ -207,7 +214,8 @@ class Snapshot:
     def _rows(self, entry: ShardEntry, predicate: Predicate | None) -> RowSet | None:
         mask = np.ones(entry.n_rows, bool)
         if predicate is not None:
-            mask = np.asarray(predicate.mask(self.shard_cells(entry, predicate.columns)))
+            table = self.shard_cells(entry, predicate.columns)
+            mask = mask_of(predicate, self.atlas.storage, entry, table)
         if entry.overlay:
             mask = mask & read_overlay(self.atlas.storage, entry).mask(entry.n_rows)
         return None if mask.all() else RowSet(mask)

@@ -69,17 +69,13 @@ def column_types(entry: ShardEntry) -> dict[str, pa.DataType] | None:
 def facts(entry: ShardEntry, names: Iterable[str]) -> dict[str, Facts]:
     """Return what the catalog knows of some columns of a shard; one of which nothing is known is left out."""
     n = entry.n_rows
-    known = {
-        "dataset": Facts(entry.dataset, entry.dataset, 0),
-        "shard": Facts(entry.digest, entry.digest, 0),
-        "row": Facts(0, n - 1, 0),
-    }
-    for name in CATALOG:
-        value = getattr(entry, name) or None
-        known[name] = Facts(value, value, 0 if value else n)
+    known = {"shard": Facts(entry.digest, entry.digest, 0), "row": Facts(0, n - 1, 0)}
+    known |= {name: _over_sources(entry, name) for name in ("dataset", *CATALOG)}
     if not entry.overlay:
         known["is_duplicate"] = Facts(False, False, 0)
-    missing = [name for name in names if name not in known and name not in VIRTUAL]
+    # Of a column that is text here and numbers in a source, the bounds of the text say nothing of the numbers.
+    untold = {name for part in entry.sources for name in part.types} if entry.parts else set()
+    missing = [name for name in names if name not in known and name not in VIRTUAL and name not in untold]
     if missing and (types := column_types(entry)) is not None:
         told = json.loads(entry.statistics)
         for name in missing:
@@ -88,6 +84,15 @@ def facts(entry: ShardEntry, names: Iterable[str]) -> dict[str, Facts]:
             elif name in told:
                 known[name] = Facts(*told[name])
     return {name: known[name] for name in names if name in known}
+
+
+def _over_sources(entry: ShardEntry, name: str) -> Facts:
+    if not entry.parts:
+        value = getattr(entry, name) or None
+        return Facts(value, value, 0 if value else entry.n_rows)
+    values = [(getattr(part, name) or None, part.n_rows) for part in entry.sources]
+    there = [value for value, _ in values if value is not None]
+    return Facts(min(there, default=None), max(there, default=None), sum(n for value, n in values if value is None))
 
 
 @lru_cache(maxsize=4096)

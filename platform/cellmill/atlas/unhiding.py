@@ -12,7 +12,8 @@ from cellmill.atlas.cell_keys import as_items, shard_keys
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.hash_search import NOBODY
-from cellmill.atlas.overlay import Overlay, read_overlay, write_overlay
+from cellmill.atlas.overlay import Overlay, read_overlay
+from cellmill.atlas.part_rows import overlaid
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
@@ -67,5 +68,4 @@ def _shown(storage: Storage, entry: ShardEntry, wanted: U64) -> ShardEntry:
     kinds = np.where(near[:, None], keys[hidden], contents)
     _, first = np.unique(as_items(kinds[match]), return_index=True)
     rest = np.setdiff1d(overlay.hidden, found[first]).astype(np.uint32)
-    name = write_overlay(storage, entry.dataset, Overlay(rest, overlay.duplicate))
-    return entry.model_copy(update={"overlay": name, "n_cells": entry.n_rows - int(rest.size)})
+    return overlaid(storage, entry, Overlay(rest, overlay.duplicate))

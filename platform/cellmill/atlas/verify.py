@@ -6,11 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
+
 from cellmill.atlas.delta_log import log_key, read_commit
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_run import HashRun
+from cellmill.atlas.measured import read_measured
 from cellmill.atlas.overlay import verify_overlay
-from cellmill.atlas.shard import open_shard
+from cellmill.atlas.part_rows import count_parts
+from cellmill.atlas.shard import open_shard, read_tokens
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.verify_records import check_tags, check_withdrawals
 from cellmill.atlas.vocabulary_check import check_vocabulary
@@ -152,3 +156,18 @@ def _check_shard(snapshot: Snapshot, entry: ShardEntry) -> None:
             f"The catalog says {entry.n_cells:,} of {entry.n_rows:,} cells; "
             f"the metadata has {rows:,}, {hidden:,} hidden."
         )
+    if entry.parts:
+        _check_parts(snapshot.atlas.storage, entry)
+
+
+def _check_parts(storage: Storage, entry: ShardEntry) -> None:
+    read_measured(storage, entry, read_tokens(storage, entry))
+    shown = verify_overlay(storage, entry).mask(entry.n_rows)
+    every = {part.key: n for part, n in count_parts(storage, entry, np.ones(entry.n_rows, bool))}
+    visible = {part.key: n for part, n in count_parts(storage, entry, shown)}
+    for part in entry.sources:
+        if (every.get(part.key, 0), visible.get(part.key, 0)) != (part.n_rows, part.n_cells):
+            raise IntegrityError(
+                f"The catalog says {part.n_cells:,} of {part.n_rows:,} cells of {part.dataset}; "
+                f"the metadata has {visible.get(part.key, 0):,} of {every.get(part.key, 0):,}."
+            )

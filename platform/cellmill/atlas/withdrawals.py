@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.matching import mask_of
+from cellmill.atlas.part import Part
 from cellmill.atlas.predicate import KINDS, Predicate, parse
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode, read_record
@@ -147,14 +149,14 @@ def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Wi
         predicate = read_predicate(withdrawal.where)
         answer = decide(predicate, facts(entry, predicate.columns))
         if answer is None:
-            found |= np.asarray(predicate.mask(CellsFile(storage, entry).read(predicate.columns)))
+            found |= mask_of(predicate, storage, entry, CellsFile(storage, entry).read(predicate.columns))
         found |= answer is True
     return found
 
 
-def note_cells(storage: Storage, number: int, entries: Iterable[ShardEntry]) -> None:
-    """Write down of which data sets and files a withdrawal concerns cells, before these are gone."""
-    for dataset, sha256 in sorted({(entry.dataset, entry.source_sha256) for entry in entries}):
+def note_cells(storage: Storage, number: int, sources: Iterable[tuple[str, str]]) -> None:
+    """Write down of which data sets and files (by sha256) a withdrawal concerns cells, before these are gone."""
+    for dataset, sha256 in sorted(set(sources)):
         storage.put(f"{_cells_folder(number)}/{dataset}/{sha256}", b"")
 
 
@@ -164,23 +166,29 @@ def had_cells(storage: Storage, number: int, dataset: str, sha256: str) -> bool:
     return any(name == dataset or content == sha256 for _, name, content in noted)
 
 
-def numbers_of(entry: ShardEntry) -> set[int]:
-    """Return the withdrawals that took cells of a shard."""
-    return {int(number) for number in entry.withdrawals.split(",") if number}
+def is_current(part: ShardEntry | Part, active: set[int]) -> bool:
+    """Return whether a shard, or a part of one, has all cells that it may have: no withdrawal of it was lifted."""
+    return {int(number) for number in part.withdrawals.split(",") if number} <= active
 
 
-def is_current(entry: ShardEntry, active: set[int]) -> bool:
-    """Return whether a shard has all cells that it may have: none of its withdrawals was lifted."""
-    return numbers_of(entry) <= active
+def mark_wholly_withdrawn(storage: Storage, planned: tuple[str, str], numbers: Iterable[int]) -> None:
+    """Write down that nothing is left of a shard, so that the next ingestion does not read its source again.
 
-
-def mark_wholly_withdrawn(storage: Storage, entry: ShardEntry, numbers: Sequence[int]) -> None:
-    """Write down that a shard has no cells left, so that the next ingestion does not read its source again."""
-    storage.put(_whole_key(*entry.planned), encode(WhollyWithdrawn(withdrawals=tuple(sorted(numbers)))))
+    Parameters
+    ----------
+    storage
+        The atlas's storage.
+    planned
+        Data set and digest of the shard, as an ingestion plans it; or of the configuration, where the cells of a source
+        were in compacted shards.
+    numbers
+        The withdrawals that took its cells.
+    """
+    storage.put(_whole_key(*planned), encode(WhollyWithdrawn(withdrawals=tuple(sorted(numbers)))))
 
 
 def is_wholly_withdrawn(storage: Storage, planned: tuple[str, str], active: set[int]) -> bool:
-    """Return whether a shard has no cells left by withdrawals that still hold."""
+    """Return whether nothing is left of a shard, or of a source, by withdrawals that still hold."""
     if not active:
         return False
     record = read_record(storage, _whole_key(*planned), WhollyWithdrawn)

@@ -18,6 +18,8 @@ from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
 from cellmill.atlas.history import readable_shards
 from cellmill.atlas.overlay import read_overlay
+from cellmill.atlas.part import Part, encode_parts, joined
+from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.predicate import parse
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
@@ -104,8 +106,9 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
     withdrawal = record_withdrawal(atlas.storage, where, reason)
     older = Snapshot(atlas, newest.version, readable_shards(atlas, newest.version))
     masks = older.stream(lambda entry: withdrawn_rows(atlas.storage, entry, [withdrawal]), older.shards)
-    affected = [entry for entry, gone in zip(older.shards, masks, strict=True) if gone.any()]
-    note_cells(atlas.storage, withdrawal.number, affected)
+    affected = [pair for pair in zip(older.shards, masks, strict=True) if pair[1].any()]
+    counted = [part for entry, gone in affected for part, _ in count_parts(atlas.storage, entry, gone)]
+    note_cells(atlas.storage, withdrawal.number, (part.key for part in counted))
     vocabulary = atlas.vocabulary()
     made: list[_Plan] = []
 
@@ -138,11 +141,11 @@ def without_withdrawn(
             more = withdrawn_rows(storage, entry, [withdrawal]) & ~gone
             if more.any():
                 numbers.append(withdrawal.number)
-                note_cells(storage, withdrawal.number, [entry])
+                note_cells(storage, withdrawal.number, [entry.sources[0].key])
                 counts.setdefault(entry.config_digest, Counter())[withdrawal.number] += int(more.sum())
                 gone |= more
         if gone.all():
-            mark_wholly_withdrawn(storage, entry, numbers)
+            mark_wholly_withdrawn(storage, entry.planned, numbers)
         else:
             found.append(without_rows(storage, vocabulary, entry, gone, numbers) if numbers else entry)
     return found, counts
@@ -160,6 +163,8 @@ class _Plan:
         self._dropped = 0
         self._shown_again = 0
         self._removed: list[U64] = []
+        self._lost: dict[tuple[str, str], Part] = {}
+        """Parts of compacted shards that lose cells, by what an ingestion plans."""
         masks = snapshot.stream(lambda entry: withdrawn_rows(storage, entry, [withdrawal]), snapshot.shards)
         for entry, gone in zip(snapshot.shards, masks, strict=True):
             if gone.any():
@@ -170,16 +175,19 @@ class _Plan:
         visible = np.ones(entry.n_rows, bool)
         visible[read_overlay(storage, entry).hidden] = False
         self._touched.append(entry)
-        self._cells[entry.dataset, entry.source_sha256] += int((gone & visible).sum())
+        for part, n in count_parts(storage, entry, gone & visible):
+            self._cells[part.key] += n
         self._dropped += bool(gone.all())
         if vocabulary is None:
             return
         keys, _ = shard_keys(storage, entry)
         self._removed.append(keys[gone & visible])
         number = self._withdrawal.number
-        if gone.all():
-            mark_wholly_withdrawn(storage, entry, [number])
-        else:
+        if entry.parts:
+            self._lost.update({part.made: part for part, _ in count_parts(storage, entry, gone)})
+        elif gone.all():
+            mark_wholly_withdrawn(storage, entry.planned, [number])
+        if not gone.all():
             self._rewritten.append(without_rows(storage, vocabulary, entry, gone, [number]))
 
     def change(self) -> Change:
@@ -195,6 +203,11 @@ class _Plan:
         rows = HashIndex(storage, entries).add([entry for entry in changed if entry.hash_run])
         before = sum(entry.n_cells for entry in entries)
         merged = {entry.key: entry for entry in [*entries, *changed]} | rows
+        merged = {key: self._noted(entry) for key, entry in merged.items()}
+        left = {part.made for entry in merged.values() if entry.parts for part in entry.sources}
+        for made in self._lost.keys() - left:
+            numbers = joined([self._lost[made].withdrawals, str(self._withdrawal.number)])
+            mark_wholly_withdrawn(storage, made, map(int, numbers.split(",")))
         self._shown_again = sum(entry.n_cells for entry in merged.values()) - before
         facts = {
             "withdrawal": str(self._withdrawal.number),
@@ -207,6 +220,19 @@ class _Plan:
             message=f"withdraw {self._withdrawal.where} ({self._withdrawal.reason})",
             facts=facts,
         )
+
+    def _noted(self, entry: ShardEntry) -> ShardEntry:
+        """Return a shard that names the withdrawal with each part that loses cells, be it in other shards."""
+        if not entry.parts or not any(part.made in self._lost for part in entry.sources):
+            return entry
+        number = str(self._withdrawal.number)
+        parts = [
+            part.model_copy(update={"withdrawals": joined([part.withdrawals, number])})
+            if part.made in self._lost
+            else part
+            for part in entry.sources
+        ]
+        return entry.model_copy(update={"parts": encode_parts(parts)})
 
     def removal(self, version: int) -> Removal:
         """Return what was done."""

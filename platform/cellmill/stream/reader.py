@@ -12,9 +12,10 @@ import numpy.typing as npt
 from cellmill.atlas import ShardEntry, open_shard
 from cellmill.atlas.arrays import EntryArray
 from cellmill.atlas.jit import compiled
+from cellmill.atlas.measured import Measured, read_measured
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
-from cellmill.stream.cells import Reading
+from cellmill.stream.cells import Reading, RowRuns, ranges
 from cellmill.stream.kept import Kept
 from cellmill.tokens import CellBlock
 
@@ -34,11 +35,12 @@ class OpenShard:
         self.tokens = shard.tokens
         self.columns, self.counts = shard.arrays.columns, shard.arrays.counts
         self.entry_tokens = shard.arrays.entry_tokens
+        self.measured = read_measured(storage, entry, shard.tokens)
 
     @property
     def nbytes(self) -> int:
         """Memory that it takes."""
-        return self.indptr.nbytes + self.tokens.nbytes
+        return self.indptr.nbytes + self.tokens.nbytes + self.measured.nbytes
 
 
 _SHARDS: Kept[tuple[str, str], OpenShard] = Kept(_OPEN_BYTES)
@@ -117,9 +119,23 @@ def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage 
         indptr=indptr[: first + 1],
         cell_id=reading.cell_id[kept],
         labels={name: codes[kept] for name, codes in reading.labels.items()},
-        measured=tuple(opened[i].tokens for i in whole),
-        measured_set=np.repeat(np.arange(len(whole), dtype=np.int32), np.array([rows[i] for i in whole], np.int64)),
+        measured=tuple(tokens for i in whole for tokens in opened[i].measured.sets),
+        measured_set=_measured_sets([(opened[i].measured, reading.shards[i]) for i in whole]),
     )
+
+
+def _measured_sets(shards: list[tuple[Measured, RowRuns]]) -> npt.NDArray[np.int32]:
+    """Return the set of each row that was read, counted over the sets of all shards: int32 [n]."""
+    found = [np.empty(0, np.int32)]
+    first = 0
+    for measured, runs in shards:
+        if measured.of_row is None:
+            own = np.zeros(runs.n_rows, np.int32)
+        else:
+            own = measured.of_row[ranges(runs.starts, runs.stops - runs.starts)]
+        found.append(own + np.int32(first))
+        first += len(measured.sets)
+    return np.concatenate(found)
 
 
 @contextmanager

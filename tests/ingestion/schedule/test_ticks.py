@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.compacting import compact
 from cellmill.atlas.withdrawals import lift
 from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import SourceConfig, commit
@@ -267,6 +268,31 @@ def test_a_holder_whose_lock_was_taken_commits_nothing(tmp_path: Path, monkeypat
     assert "lock was lost" in late.detail
     assert Atlas.open(atlas).snapshot().version == 1
     assert scheduler(config, clock).once().unchanged == 1
+
+
+def test_ticks_over_compacted_shards_touch_only_what_changed(tmp_path: Path, opened: list[str]) -> None:
+    data, atlas, clock = tmp_path / "data", tmp_path / "atlas", FakeClock()
+    data.mkdir()
+    adatas = {name: make_adata(20, seed=seed, start=5 * seed) for seed, name in enumerate("abc")}
+    for name, adata in adatas.items():
+        write(adata, data / f"{name}.h5ad")
+    config = schedule(atlas, data / "*.h5ad", vanished={"policy": "remove"})
+    scheduler(config, clock).once()
+    compact(Atlas.open(atlas), shard_cells=15)
+    opened.clear()
+    clock.time += DAY
+    assert (scheduler(config, clock).once().unchanged, opened) == (3, [])
+
+    clock.time += DAY
+    (data / "a.h5ad").unlink()
+    adatas["b"] = make_adata(25, seed=9)
+    write(adatas["b"], data / "b.h5ad")
+    report = scheduler(config, clock).once()
+    assert (names(report, "landed"), report.unchanged, set(opened)) == ({"b"}, 1, {"b"})
+    pd.testing.assert_frame_equal(counts(atlas), expected([adatas["b"], adatas["c"]]))
+    Atlas.open(atlas).verify().check()
+    clock.time += DAY
+    assert scheduler(config, clock).once().unchanged == 2
 
 
 def test_a_dry_run_says_what_a_tick_would_do_and_writes_nothing(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.atlas import Atlas, Change, Snapshot
 from cellmill.errors import IntegrityError
 from cellmill.ingestion import pipeline
 from cellmill.ingestion.config import DuplicateConfig, IngestConfig
 from cellmill.ingestion.duplicates import find_duplicates
 from cellmill.ingestion.schedule.state import Landed
 from cellmill.ingestion.schedule.survey import Found
+from cellmill.ingestion.superseding import changed_rows, take_apart
 
 
 def land(
@@ -48,7 +49,8 @@ def land(
     result = pipeline.ingest(config.model_copy(update={"sources": (found.source,), "output": run}), guard=guard)
     snapshot = Atlas.open(result.atlas).snapshot(result.snapshot)
     read = {report.sha256 for report in result.reports}
-    mine = [entry for entry in snapshot.shards if entry.source_url == found.url or entry.source_sha256 in read]
+    every = (part for entry in snapshot.shards for part in entry.sources)
+    mine = [part for part in every if part.source_url == found.url or part.source_sha256 in read]
     if not mine and not result.reports:
         raise IntegrityError(f"Snapshot {result.snapshot} does not name a source that it is to hold.", where=found.url)
     # Where all of its cells are withdrawn, only the report tells of a source.
@@ -62,8 +64,8 @@ def land(
         url=mine[0].source_url if mine else found.url,
         sha256=sha256,
         snapshot=result.snapshot,
-        cells=sum(entry.n_cells for entry in mine),
-        hidden=sum(entry.n_rows - entry.n_cells for entry in mine),
+        cells=sum(part.n_cells for part in mine),
+        hidden=sum(part.n_rows - part.n_cells for part in mine),
         time=now,
     )
     return landed, result.changed
@@ -84,16 +86,19 @@ def take_out(
 
     def plan(snapshot: Snapshot) -> Change | None:
         nonlocal lost
-        gone: list[ShardEntry] = []
-        stay: list[ShardEntry] = []
-        for entry in snapshot.shards:
-            (gone if (entry.dataset, entry.source_url) in gone_sources else stay).append(entry)
-        if not gone:
+        rest = take_apart(
+            atlas.storage,
+            atlas.vocabulary,
+            snapshot.shards,
+            lambda _, part: (part.dataset, part.source_url) in gone_sources,
+        )
+        if not rest.leaving:
             return None
-        restored = find_duplicates(atlas.storage, [], stay, gone, duplicates)
-        lost = sum(entry.n_cells for entry in gone)
+        restored = find_duplicates(atlas.storage, [], rest.stay, rest.leaving, duplicates)
+        lost = sum(leaver.n_cells for leaver in rest.leaving)
         guard()
-        facts = {"removed_shards": str(len(gone)), "cells": str(-lost)}
-        return Change(restored.changed, [entry.key for entry in gone], message, facts)
+        facts = {"removed_shards": str(rest.n_parts), "cells": str(-lost)}
+        add, remove = changed_rows(snapshot.shards, [*rest.stay, *restored.changed])
+        return Change(add, remove, message, facts)
 
     return atlas.update(plan)[0], lost

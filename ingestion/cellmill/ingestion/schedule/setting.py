@@ -67,8 +67,8 @@ class Setting:
         active = {withdrawal.number for withdrawal in active_withdrawals(self.storage)}
         whole: set[tuple[str, str]] = set()
         incomplete: set[tuple[str, str]] = set()
-        for entry in snapshot.shards:
-            (whole if is_current(entry, active) else incomplete).add((entry.dataset, entry.source_sha256))
+        for part in (part for entry in snapshot.shards for part in entry.sources):
+            (whole if is_current(part, active) else incomplete).add(part.key)
         return Holdings(whole, incomplete, tuple(sorted(active)), snapshot.version)
 
 

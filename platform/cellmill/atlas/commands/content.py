@@ -74,17 +74,27 @@ def show(
 def _datasets(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     datasets: dict[str, dict[str, Any]] = {}
     for entry in snapshot.shards:
-        row = datasets.setdefault(
-            entry.dataset,
-            {"cells": 0, "shards": 0, "bytes": 0, "organism": entry.organism, "licence": entry.licence, "sources": []},
-        )
-        row["cells"] += entry.n_cells
-        row["shards"] += 1
-        row["bytes"] += entry.bytes
-        source = {"url": entry.source_url, "sha256": entry.source_sha256}
-        if source not in row["sources"]:
-            row["sources"].append(source)
-    return datasets
+        for part in entry.sources:
+            row = datasets.setdefault(
+                part.dataset,
+                {
+                    "cells": 0,
+                    "shards": 0,
+                    "bytes": 0,
+                    "organism": part.organism,
+                    "licence": part.licence,
+                    "sources": [],
+                },
+            )
+            row["cells"] += part.n_cells
+            # Of a shard that several data sets share, each has its share by cells.
+            row["bytes"] += entry.bytes * part.n_rows // entry.n_rows
+            source = {"url": part.source_url, "sha256": part.source_sha256}
+            if source not in row["sources"]:
+                row["sources"].append(source)
+        for name in entry.datasets:
+            datasets[name]["shards"] += 1
+    return dict(sorted(datasets.items()))
 
 
 def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
