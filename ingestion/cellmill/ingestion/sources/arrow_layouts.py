@@ -68,18 +68,13 @@ class Lists:
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)``."""
-        table = self._parts.read([self._features, self._values], start, stop)
-        features, values = (table[name].combine_chunks() for name in self.taken)
-        lengths = pc.fill_null(pc.list_value_length(features), 0)
         where = f"{self._where}: cells {start} to {stop - 1}"
-        if not lengths.equals(pc.fill_null(pc.list_value_length(values), 0)):
-            raise SourceError(f"Lists of {self._features} and {self._values} have different lengths.", where=where)
-        indptr = np.concatenate([[0], np.cumsum(lengths.to_numpy())]).astype(np.int64)
-        flat, data = pc.list_flatten(features), pc.list_flatten(values)
-        if flat.null_count or data.null_count:
-            raise SourceError("There are lists with gaps.", where=where, fix="Write NaN as 0, or leave it out.")
-        column = pc.fill_null(pc.index_in(flat.cast(self._keys.type), value_set=self._keys), -1).to_numpy()
-        numbers = data.to_numpy(zero_copy_only=False)
+        # Text becomes numbers a few rows at a time, for it is much larger.
+        found = [self._numbers(batch, where) for batch in self._parts.batches(self.taken, start, stop)]
+        if not found:
+            return sparse.csr_matrix((stop - start, len(self.var)), dtype=np.float32)
+        lengths, column, numbers = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         unknown = column < 0
         if unknown.any():
             # Tahoe-100M begins each cell with a token that is no gene, and marks it by a negative value.
@@ -87,7 +82,7 @@ class Lists:
             marks[indptr[:-1][np.diff(indptr) > 0]] = True
             marks &= unknown & (numbers < 0)
             if (bad := unknown & ~marks).any():
-                example = flat[int(np.flatnonzero(bad)[0])].as_py()
+                example = self._example(int(np.flatnonzero(bad)[0]), start, stop)
                 raise SourceError(
                     f"{int(bad.sum()):,} entries are of features that the table of genes does not have, such as "
                     f"{example!r}.",
@@ -100,13 +95,35 @@ class Lists:
         shape = (stop - start, len(self.var))
         return sparse.csr_matrix((numbers, column.astype(np.int32), indptr), shape=shape)
 
+    def _numbers(
+        self, batch: pa.RecordBatch, where: str
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[Any]]:
+        """Return the lengths of lists, and columns (-1 where there is none) and values of their entries."""
+        features, values = (batch.column(name) for name in self.taken)
+        lengths = pc.fill_null(pc.list_value_length(features), 0)
+        if not lengths.equals(pc.fill_null(pc.list_value_length(values), 0)):
+            raise SourceError(f"Lists of {self._features} and {self._values} have different lengths.", where=where)
+        flat, data = pc.list_flatten(features), pc.list_flatten(values)
+        if flat.null_count or data.null_count:
+            raise SourceError("There are lists with gaps.", where=where, fix="Write NaN as 0, or leave it out.")
+        column = pc.fill_null(pc.index_in(flat.cast(self._keys.type), value_set=self._keys), -1)
+        # A copy, for the values that Arrow has are of whole batches.
+        return lengths.to_numpy().astype(np.int64), column.to_numpy(), np.array(data.to_numpy(zero_copy_only=False))
+
+    def _example(self, entry: int, start: int, stop: int) -> Any:
+        """Return the feature of an entry of rows ``[start, stop)``."""
+        for batch in self._parts.batches([self._features], start, stop):
+            flat = pc.list_flatten(batch.column(0))
+            if entry < len(flat):
+                return flat[entry].as_py()
+            entry -= len(flat)
+        return None
+
     def _distinct(self) -> pd.Index:
         """Return all features that occur, in the order of their names."""
         found: set[str] = set()
-        step = 1 << 16
-        for start in range(0, self._parts.n_rows, step):
-            table = self._parts.read([self._features], start, min(start + step, self._parts.n_rows))
-            found.update(pc.unique(pc.list_flatten(table[self._features])).to_pylist())
+        for batch in self._parts.batches([self._features], 0, self._parts.n_rows):
+            found.update(pc.unique(pc.list_flatten(batch.column(0))).to_pylist())
         return pd.Index(sorted(found), dtype=object)
 
 

@@ -22,6 +22,8 @@ from cellmill.ingestion.sources.translating import first_line
 
 _PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _ROWS_AT_ONCE = 1 << 12
+_VALUES_AT_ONCE = 1 << 17
+"""Of all columns: lists of text take a hundred bytes a value while they are read."""
 _SUSPICIOUS_BYTES = 1 << 28
 _SUSPICIOUS_RATIO = 500
 _SMALL = 1 << 12
@@ -82,11 +84,13 @@ class ParquetPart:
 
     def __init__(self, place: Place) -> None:
         self.url = place.url
-        self._file = pq.ParquetFile(_readable(place), buffer_size=1 << 20, pre_buffer=False)
+        self._place = place
+        self._file = self._open()
         self.schema: pa.Schema = self._file.schema_arrow
         meta = self._file.metadata
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
         self._bounds = np.concatenate([[0], np.cumsum([group.num_rows for group in groups])]).astype(np.int64)
+        self._cursors: dict[tuple[str, ...], _Cursor] = {}
         self.n_rows = int(self._bounds[-1])
         claimed, size = sum(group.total_byte_size for group in groups), place.size or 0
         if claimed > _SUSPICIOUS_BYTES and claimed > size * _SUSPICIOUS_RATIO:
@@ -96,17 +100,31 @@ class ParquetPart:
 
     def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """See `Part`."""
-        first = max(0, int(np.searchsorted(self._bounds, start, side="right")) - 1)
-        last = int(np.searchsorted(self._bounds, stop, side="left"))
         if start >= stop:
             return
-        position = int(self._bounds[first])
-        found = self._file.iter_batches(_ROWS_AT_ONCE, list(range(first, last)), list(columns), use_threads=False)
-        for batch in found:
-            yield from _cut(batch, position, start, stop)
-            position += batch.num_rows
-            if position >= stop:
-                return
+        # Who reads on where the last read ended goes on decoding there: a group of rows can be the whole file.
+        cursor = self._cursors.pop(tuple(columns), None)
+        if cursor is not None and cursor.position > start:
+            cursor.close()
+            cursor = None
+        cursor = cursor or self._cursor(columns, start)
+        yield from cursor.read(start, stop)
+        self._cursors[tuple(columns)] = cursor
+
+    def _cursor(self, columns: Sequence[str], start: int) -> _Cursor:
+        first = max(0, int(np.searchsorted(self._bounds, start, side="right")) - 1)
+        groups = list(range(first, len(self._bounds) - 1))
+        nested = [name for name in columns if pa.types.is_nested(self.schema.field(name).type)]
+        values = self.n_rows * (len(columns) - len(nested))
+        values += sum(n for name in nested for _, n in self.lengths(name))
+        rows = max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE * self.n_rows // max(values, 1)))
+        # A file of its own: the number of rows at once is the file's, and the next to ask would change it for all.
+        file = self._open(self._file.metadata)
+        batches = file.iter_batches(rows, groups, list(columns), use_threads=False)
+        return _Cursor(file, batches, int(self._bounds[first]))
+
+    def _open(self, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+        return pq.ParquetFile(_readable(self._place), metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
 
     def lengths(self, column: str) -> list[tuple[int, int]]:
         """See `Part`."""
@@ -122,6 +140,42 @@ class ParquetPart:
             )
             for group in groups
         ]
+
+    def close(self) -> None:
+        """Close the file."""
+        for cursor in self._cursors.values():
+            cursor.close()
+        self._cursors.clear()
+        self._file.close(force=True)
+
+
+class _Cursor:
+    """Rows of a file that come one after the other.
+
+    Parameters
+    ----------
+    file
+        Closed with it.
+    batches
+        The rows.
+    position
+        Number of the first.
+    """
+
+    def __init__(self, file: pq.ParquetFile, batches: Iterator[pa.RecordBatch], position: int) -> None:
+        self._file, self._batches, self.position = file, batches, position
+        self._rest: pa.RecordBatch | None = None
+
+    def read(self, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Yield rows ``[start, stop)``, none of which was read before."""
+        while self.position < stop:
+            batch = self._rest if self._rest is not None else next(self._batches, None)
+            if batch is None:
+                return
+            yield from _cut(batch, self.position, start, stop)
+            taken = min(batch.num_rows, stop - self.position)
+            self.position += taken
+            self._rest = batch.slice(taken) if taken < batch.num_rows else None
 
     def close(self) -> None:
         """Close the file."""
@@ -225,15 +279,18 @@ class Parts:
         SourceError
             They cannot be read.
         """
-        batches: list[pa.RecordBatch] = []
-        for part, low, high in zip(self.parts, self._bounds[:-1], self._bounds[1:], strict=True):
-            if low < stop and start < high:
-                with reading(f"{part.url}: rows {max(start, low) - low} to {min(stop, high) - low - 1}"):
-                    batches += part.batches(columns, max(start, low) - low, min(stop, high) - low)
+        batches = list(self.batches(columns, start, stop))
         if not batches:
             return pa.schema([self.schema.field(name) for name in columns]).empty_table()
         with reading(self.parts[0].url):
             return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="permissive")
+
+    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Yield rows ``[start, stop)`` of columns, some at a time. Raises as `read`."""
+        for part, low, high in zip(self.parts, self._bounds[:-1], self._bounds[1:], strict=True):
+            if low < stop and start < high:
+                with reading(f"{part.url}: rows {max(start, low) - low} to {min(stop, high) - low - 1}"):
+                    yield from part.batches(columns, max(start, low) - low, min(stop, high) - low)
 
     def starts(self, column: str) -> npt.NDArray[np.int64]:
         """Return where the values of each row's list begin, as if rows of one group were alike: int64 [n_rows + 1].
@@ -279,7 +336,8 @@ def reading(where: str) -> Iterator[None]:
 def _readable(place: Place) -> Any:
     """Return something that pyarrow reads: of a file in an object store, only what is asked for is fetched."""
     if place.is_local or is_web(place.location):
-        return pa.memory_map(str(place.local_path()))
+        # Not mapped: pages that were read would count as memory of this process until somebody else needs them.
+        return pa.OSFile(str(place.local_path()))
     folder, _, name = place.location.rpartition("/")
     reader = obstore.open_reader(Place(folder).storage().store, name)
     return pa.PythonFile(io.BufferedReader(_RemoteFile(reader), 1 << 20), mode="r")
