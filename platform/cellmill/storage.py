@@ -79,6 +79,18 @@ class Storage:
     def __repr__(self) -> str:
         return f"Storage({self.url!r})"
 
+    def beside(self, url: str, content: str = "") -> Storage:
+        """Return the storage at another URL, opened as this one is.
+
+        Parameters
+        ----------
+        url
+            Where it is.
+        content
+            Names what the files there hold, for a storage that keeps copies.
+        """
+        return Storage(url)
+
     @property
     def is_local(self) -> bool:
         """Whether the storage is a folder of this machine."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.cells import write_cells
+from cellmill.atlas.files import list_files
 from cellmill.atlas.lease import Lease
 from cellmill.atlas.link import Link, stamp_of
 from cellmill.atlas.presence import Presence
@@ -117,7 +118,7 @@ def _as_link(plan: SourcePlan) -> SourcePlan:
                 fix="Ingest it, or write it again with rows compressed (scipy.sparse.csr_matrix).",
             )
         assert plan.location is not None
-        stamp = stamp_of(Storage.open(plan.location), group)
+        stamp = stamp_of(list_files(Storage.open(plan.location), group))
     finally:
         close_source()
     digest = hashlib.sha256(f"linked {plan.digest} {plan.location} {group} {stamp}".encode()).hexdigest()
@@ -132,7 +133,7 @@ def _shards(
     assert isinstance(source, AnnDataGroupSource)
     assert plan.location is not None
     group, _ = source.stored(plan.place)
-    stamp = stamp_of(Storage.open(plan.location), group)
+    stamp = stamp_of(list_files(Storage.open(plan.location), group))
     size = -(-plan.n_cells // plan.n_shards)
     # In one shard, so that no cell is dealt elsewhere.
     alone = replace(plan, n_shards=1)
@@ -167,7 +168,7 @@ def _shards(
                 keys=plan.feature_keys,
             )
             yield _write(storage, plan, number, cells, link, vocabulary), high - low
-        if stamp_of(Storage.open(plan.location), group) != stamp:
+        if stamp_of(list_files(Storage.open(plan.location), group)) != stamp:
             raise SourceError(
                 "The store was changed while it was being read.", where=plan.url, fix="Run again when it is complete."
             )

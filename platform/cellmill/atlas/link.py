@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.files import list_files
+from cellmill.atlas.files import File
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
@@ -89,7 +90,7 @@ def read_link(storage: Storage, entry: ShardEntry) -> Link:
         raise IntegrityError(f"The shard's link cannot be read: {error!r}.", where=where, fix=_FIX) from error
 
 
-def stamp_of(store: Storage, matrix: str) -> str:
-    """Return what changes when a file of a group does: the digest of names, sizes and times of change."""
-    lines = sorted(f"{file.key} {file.size} {file.modified:.6f}" for file in list_files(store, matrix))
+def stamp_of(files: Iterable[File]) -> str:
+    """Return what changes when one of the files does: the digest of names, sizes and times of change."""
+    lines = sorted(f"{file.key} {file.size} {file.modified:.6f}" for file in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

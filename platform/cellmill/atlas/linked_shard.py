@@ -18,6 +18,7 @@ from cellmill.atlas.chunks import Emit
 from cellmill.atlas.column_sums import FINE, move_to_features
 from cellmill.atlas.content import content_hash, hash_bytes
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.files import list_files
 from cellmill.atlas.layout import count_dtype, index_dtype
 from cellmill.atlas.link import read_link, stamp_of
 from cellmill.atlas.store_vector import open_vectors
@@ -58,11 +59,14 @@ class LinkedShard:
         hashes = table["content_hash"].combine_chunks()
         self._hashes = np.frombuffer(hashes.buffers()[-1], np.uint8).reshape(-1, 16)[hashes.offset :][: entry.n_rows]
         self.tokens = link.tokens
-        store = Storage.open(link.location)
+        store = storage.beside(link.location, link.stamp)
         try:
-            if stamp_of(store, link.matrix) != link.stamp:
+            files = list(list_files(store, link.matrix))
+            if stamp_of(files) != link.stamp:
                 raise self._changed("Its files are not those that were linked.")
-            indptr, self._indices, self._values = open_vectors(store, link.matrix, ("indptr", "indices", "data"))
+            indptr, self._indices, self._values = open_vectors(
+                store, link.matrix, ("indptr", "indices", "data"), {file.key for file in files}
+            )
             first, last = int(self._rows.min(initial=0)), int(self._rows.max(initial=-1))
             starts = indptr.read(first, last + 2).astype(np.int64)
         except SourceError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -72,10 +72,19 @@ class StoreVector:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def open_vectors(store: Storage, group: str, names: Sequence[str]) -> list[StoreVector]:
+def open_vectors(store: Storage, group: str, names: Sequence[str], keys: Container[str]) -> list[StoreVector]:
     """Open arrays of a group.
 
     Local files are decoded by `zarrs` where it is installed; what is remote is fetched in ranges.
+
+    Parameters
+    ----------
+    store
+        The folder.
+    group, names
+        The arrays.
+    keys
+        All files of the group.
 
     Raises
     ------
@@ -87,7 +96,7 @@ def open_vectors(store: Storage, group: str, names: Sequence[str]) -> list[Store
     from cellmill.atlas.zarr_bridge import StorageStore
 
     fast = store.is_local and importlib.util.find_spec("zarrs") is not None
-    beneath = store.zarr_store("", read_only=True) if store.is_local else StorageStore(store)
+    beneath = store.zarr_store("", read_only=True) if store.is_local else StorageStore(store, keys)
     found = []
     for name in names:
         where = store.join(f"{group}/{name}")

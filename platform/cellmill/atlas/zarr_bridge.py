@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Container, Iterable
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from cellmill.errors import SourceError
 from cellmill.storage import Storage
 
 
@@ -19,15 +18,17 @@ class StorageStore(Store):
     ----------
     storage
         The folder.
+    keys
+        Its files; for others nothing is asked.
     """
 
     supports_writes = False
     supports_deletes = False
     supports_listing = False
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, keys: Container[str]) -> None:
         super().__init__(read_only=True)
-        self._storage = storage
+        self._storage, self._keys = storage, keys
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, StorageStore) and other._storage.url == self._storage.url
@@ -49,23 +50,20 @@ class StorageStore(Store):
 
     async def exists(self, key: str) -> bool:
         """Return whether something is stored under a key."""
-        return await asyncio.to_thread(self._storage.exists, key)
+        return key in self._keys
 
     def _get(self, key: str, part: ByteRequest | None) -> bytes | None:
         storage = self._storage
-        try:
-            match part:
-                case RangeByteRequest(start=start, end=end):
-                    return storage.get_ranges(key, [start], [end])[0]
-                case OffsetByteRequest(offset=offset):
-                    return storage.get(key)[offset:]
-                case SuffixByteRequest(suffix=suffix):
-                    return storage.get_tail(key, suffix)
-            return storage.get(key)
-        except SourceError:
-            if storage.exists(key):
-                raise
+        if key not in self._keys:
             return None
+        match part:
+            case RangeByteRequest(start=start, end=end):
+                return storage.get_ranges(key, [start], [end])[0]
+            case OffsetByteRequest(offset=offset):
+                return storage.get(key)[offset:]
+            case SuffixByteRequest(suffix=suffix):
+                return storage.get_tail(key, suffix)
+        return storage.get(key)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Refuse."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import Selection, ShardEntry
+from cellmill.range_cache import CachedStorage
 from cellmill.storage import Storage
 from cellmill.stream.draws import Drawn, Draws, make_draws
 from cellmill.stream.kept import Kept
@@ -96,6 +97,8 @@ class SelectedCells:
         Columns that travel with the cells, as codes of their classes; -1 for a value that is none of them.
     sampling, seed
         Which cells an epoch draws; every cell once by default.
+    cache_gb
+        Bound on what of remote shards is kept on this machine's disk.
 
     Raises
     ------
@@ -103,10 +106,14 @@ class SelectedCells:
         A column does not exist, or no cell can be drawn.
     """
 
-    def __init__(self, selection: Selection, labels: Labels, sampling: Sampling | None, seed: int) -> None:
+    def __init__(
+        self, selection: Selection, labels: Labels, sampling: Sampling | None, seed: int, cache_gb: float = 0
+    ) -> None:
         selection.snapshot.check_columns([column for column, _ in labels.values()])
         self._draws = None if sampling is None else make_draws(selection, sampling, seed)
         self._selection = selection
+        storage = selection.snapshot.atlas.storage
+        self._storage = CachedStorage(storage.url, cache_gb) if cache_gb else storage
         self._labels = labels
         self._columns: Kept[int, ShardColumns] = Kept(_COLUMN_BYTES)
         self._drawn: Kept[tuple[int, int], Drawn] = Kept(_DRAWN_BYTES)
@@ -185,7 +192,7 @@ class SelectedCells:
         """Return what must be read for ascending positions among the selected cells of shards."""
         columns = [(self._column(shard), cells) for shard, cells in wanted]
         return Reading(
-            storage=self._selection.snapshot.atlas.storage,
+            storage=self._storage,
             shards=tuple(
                 _runs(self._selection.shards[shard], cells if found.rows is None else found.rows[cells])
                 for (shard, cells), (found, _) in zip(wanted, columns, strict=True)

@@ -44,6 +44,10 @@ class StreamConfig(Config):
         Bound on the object store that the finished groups of all workers may fill (``ray``), in MB.
     task_retries
         How often a data task whose process died is tried again (``ray``).
+    cache_gb
+        Bound on the folder ``$CELLMILL_CACHE/stream`` (``~/.cache/cellmill/stream``) of each machine, in GB: what was
+        read of shards in an object store stays there, so that a second epoch that finds all of it asks the store for
+        nothing. 0 keeps nothing. Shards on a local disk are never copied.
     on_corrupt
         What a damaged or missing shard does: ``stop`` ends the stream with an error that names it; ``skip`` leaves its
         cells out of their batches, counts them by shard (`Stream.skipped`) and says so in the log. Steps stay as
@@ -63,4 +67,5 @@ class StreamConfig(Config):
     prefetch: int = Field(default=2, ge=1)
     object_store_mb: int = Field(default=1024, ge=1)
     task_retries: int = Field(default=2, ge=0)
+    cache_gb: float = Field(default=10.0, ge=0)
     on_corrupt: Literal["stop", "skip"] = "stop"

@@ -48,7 +48,10 @@ _SHARDS: Kept[tuple[str, str], OpenShard] = Kept(_OPEN_BYTES)
 
 
 def _open(storage: Storage, entry: ShardEntry) -> OpenShard:
-    return _SHARDS.get((storage.url, entry.shard_path), lambda: OpenShard(storage, entry))
+    def make() -> OpenShard:
+        return OpenShard(storage.beside(storage.url, entry.checksum), entry)
+
+    return _SHARDS.get((storage.url, entry.shard_path), make)
 
 
 class Buffers:

@@ -92,7 +92,7 @@ class Stream:
             raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
         self.config = config
         self.rank, self.world_size = rank, world_size
-        self._cells = SelectedCells(selection, labels or {}, config.sampling, config.seed)
+        self._cells = SelectedCells(selection, labels or {}, config.sampling, config.seed, config.cache_gb)
         self.unit = self._cells.unit
         units = whole_sets(config.batch_size, self.unit)
         self.lanes = config.lanes or default_lanes(int(self._cells.units(0)[1].sum()), units, world_size)

@@ -1,0 +1,200 @@
+"""Parts of remote files on this machine's disk: a folder of bounded size that processes share.
+
+What is kept is named by the content that it belongs to, so it never is out of date; each file carries its checksum, and
+one that does not have it counts as absent. The least recently used is given up first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache, cached_property, partial
+from pathlib import Path
+
+import google_crc32c
+
+from cellmill.errors import ConfigError
+from cellmill.storage import Storage
+
+_SHARE = 64
+"""The folder is looked over when this process has written so large a part of the bound since it last was."""
+_TARGET = 0.9
+_TOUCH_S = 60.0
+
+
+class RangeCache:
+    """The folder.
+
+    Parameters
+    ----------
+    folder
+        Where it is; made if need be.
+    limit
+        Bytes that it may hold.
+
+    Raises
+    ------
+    ConfigError
+        The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, limit: float) -> None:
+        self._folder, self._limit = folder, limit
+        self._written = limit  # the folder is looked over before the first file is added
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"The cache cannot be written: {error.strerror}.",
+                where=str(folder),
+                fix="Set CELLMILL_CACHE to a folder that can be written, or stream.cache_gb to 0.",
+            ) from error
+
+    def get(self, name: str) -> bytes | None:
+        """Return what is kept under a name, None if it is not there or damaged."""
+        path = self._path(name)
+        try:
+            content = path.read_bytes()
+            if time.time() - path.stat().st_mtime > _TOUCH_S:
+                os.utime(path)
+        except OSError:
+            return None
+        body = content[:-4]
+        if len(content) < 4 or google_crc32c.value(body) != int.from_bytes(content[-4:], "little"):
+            return None
+        return body
+
+    def put(self, name: str, body: bytes) -> None:
+        """Keep something; a disk that is full is no error."""
+        path = self._path(name)
+        size = len(body) + 4
+        if size > self._limit * (1 - _TARGET):
+            return
+        self._make_room(size)
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(body)
+                    file.write(google_crc32c.value(body).to_bytes(4, "little"))
+                os.replace(draft, path)
+            except OSError:
+                Path(draft).unlink(missing_ok=True)
+                raise
+
+    def _path(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return self._folder / digest[:2] / digest
+
+    def _make_room(self, size: int) -> None:
+        """Give up what was not used for longest, now and then."""
+        with self._lock:
+            self._written += size
+            if self._written < self._limit / _SHARE:
+                return
+            self._written = 0
+            with suppress(OSError), (self._folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._shrink()
+
+    def _shrink(self) -> None:
+        found = []
+        for folder in os.scandir(self._folder):
+            if not folder.is_dir():
+                continue
+            for item in os.scandir(folder.path):
+                with suppress(FileNotFoundError):
+                    facts = item.stat()
+                    found.append((facts.st_mtime, facts.st_size, item.path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= self._limit * _TARGET:
+                return
+            Path(path).unlink(missing_ok=True)
+            total -= size
+
+
+class CachedStorage(Storage):
+    """A storage of which parts that were read stay on this machine's disk, unless they lie there anyway.
+
+    The folder is ``$CELLMILL_CACHE/stream``.
+
+    Parameters
+    ----------
+    url
+        Of the storage.
+    gigabytes
+        Bound of the folder, over all storages and processes of this machine.
+    content
+        Names the content of the files, so that files that are replaced under the same keys are not mistaken.
+    """
+
+    def __init__(self, url: str, gigabytes: float, content: str = "") -> None:
+        super().__init__(url)
+        self._gigabytes, self._content = gigabytes, content
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (CachedStorage, (self.url, self._gigabytes, self._content))
+
+    def beside(self, url: str, content: str = "") -> CachedStorage:
+        """Return the storage at another URL, or at this one for files of some content, with the same cache."""
+        return CachedStorage(url, self._gigabytes, content)
+
+    def get(self, key: str) -> bytes:
+        """Return a whole file; raises as `Storage.get`."""
+        return self._kept(f"{key} whole", partial(super().get, key))
+
+    def get_tail(self, key: str, n: int) -> bytes:
+        """Return the end of a file; raises as `Storage.get_tail`."""
+        return self._kept(f"{key} last {n}", partial(super().get_tail, key, n))
+
+    def size(self, key: str) -> int:
+        """Return the size of a file; raises as `Storage.size`."""
+        size = super().size
+        return int(self._kept(f"{key} size", lambda: str(size(key)).encode()))
+
+    def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int = 1 << 20) -> list[bytes]:
+        """Return parts of a file, those that are not at hand fetched together; raises as `Storage.get_ranges`."""
+        if self.is_local:
+            return super().get_ranges(key, starts, ends, gap)
+        names = [self._name(f"{key} {start} {end}") for start, end in zip(starts, ends, strict=True)]
+        found = [self._cache.get(name) for name in names]
+        missing = [i for i, part in enumerate(found) if part is None]
+        if missing:
+            parts = super().get_ranges(key, [starts[i] for i in missing], [ends[i] for i in missing], gap)
+            for i, part in zip(missing, parts, strict=True):
+                found[i] = part
+                self._cache.put(names[i], part)
+        return [part for part in found if part is not None]
+
+    @cached_property
+    def _cache(self) -> RangeCache:
+        root = os.environ.get("CELLMILL_CACHE") or Path.home() / ".cache" / "cellmill"
+        return _shared(Path(root).expanduser() / "stream", self._gigabytes * 1e9)
+
+    def _name(self, what: str) -> str:
+        return f"{self._content or self.url} {what}"
+
+    def _kept(self, what: str, fetch: Callable[[], bytes]) -> bytes:
+        if self.is_local:
+            return fetch()
+        name = self._name(what)
+        content = self._cache.get(name)
+        if content is None:
+            content = fetch()
+            self._cache.put(name, content)
+        return content
+
+
+@cache
+def _shared(folder: Path, limit: float) -> RangeCache:
+    """Return the one object of this process that counts what it writes to a folder."""
+    return RangeCache(folder, limit)
