@@ -1,6 +1,7 @@
 """Fine-tuning runs in this process: scores beside baselines, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from cellmill.atlas import Atlas
 from cellmill.cli import app
 from cellmill.config import parse_config
-from cellmill.errors import ConfigError, GeneMappingError, ModelError
+from cellmill.errors import ConfigError, GeneMappingError, IntegrityError, ModelError
 from cellmill.genes import N_SPECIALS, Vocabulary
+from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.models import load_model, save_model
 from cellmill.training import FinetuneConfig, annotate, finetune
 from cellmill.training.start import known_panel, map_tokens
-from tests.training.small import genes, make_model
+from tests.training.small import cells, genes, make_model
 
 SETTINGS: dict[str, Any] = {
     "name": "kinds",
@@ -58,6 +61,38 @@ def test_from_a_pretrained_model_beside_the_baselines(atlas: str, file: Path, tm
     held_out = ad.read_h5ad(file)[60:]
     found = annotate(held_out, model).obs["cellmill_label"].astype(str).to_numpy()
     assert (found == held_out.obs["kind"].to_numpy()).mean() == pytest.approx(result.scores["fine-tuned"]["accuracy"])
+
+
+def test_panel_and_baselines_leave_out_the_cells_of_damaged_shards(tmp_path: Path) -> None:
+    for i, n in enumerate((40, 25, 30)):
+        adata = cells(n, [gene.id for gene in genes()], seed=i)
+        adata.obs["kind"] = np.where(np.arange(n) % 2, "alpha", "beta")
+        adata.write_h5ad(tmp_path / f"part{i}.h5ad")
+    sources = [
+        SourceConfig(path=str(tmp_path / f"part{i}.h5ad"), organism="human", obs={"kind": "kind"}) for i in range(3)
+    ]
+    url = str(tmp_path / "atlas")
+    ingest(IngestConfig(atlas=url, sources=tuple(sources), backend="local", output=tmp_path / "ingested"))
+    shards = {entry.n_cells: entry for entry in Atlas.open(url).snapshot().shards}
+    train, test = shards[25], shards[30]
+    shutil.rmtree(tmp_path / "atlas" / train.shard_path)
+    changes: dict[str, Any] = {
+        "train_where": "dataset in ('part0', 'part1')",
+        "test_where": "dataset == 'part2' or dataset == 'part1' and n_genes < 0",
+        "panel": {"n_top": 30},
+        "model": SHAPE,
+        "epochs": 1,
+        "stream": {**SETTINGS["stream"], "on_corrupt": "skip"},
+    }
+    result = finetune(config(url, tmp_path / "run", **changes))
+    summary = result.run.read_summary()
+    lost = {f"{train.dataset}/{train.digest}": 25}
+    assert summary["panel_skipped_cells"] == summary["skipped_cells"] == lost
+    assert summary["scores_skipped_cells"] == {"train": lost, "test": {}}
+    assert list(result.scores) == ["from scratch", "logistic regression", "majority class"]
+    shutil.rmtree(tmp_path / "atlas" / test.shard_path)
+    with pytest.raises(IntegrityError, match=test.digest):
+        finetune(config(url, tmp_path / "nothing left", **changes))
 
 
 def test_from_scratch_through_the_command(atlas: str, file: Path, tmp_path: Path) -> None:

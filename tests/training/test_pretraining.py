@@ -149,3 +149,9 @@ def test_cells_of_a_damaged_shard_are_left_out_and_told_of(tmp_path: Path) -> No
     # 65 cells in batches of 16: five steps an epoch, two epochs.
     assert [line["step"] for line in found.run.metrics()] == list(range(1, 11))
     assert found.run.read_summary()["skipped_cells"] == {f"{entry.dataset}/{entry.digest}": 50}
+    # The choice of a panel leaves them out as well.
+    chosen = {**changes, "panel": {"n_top": 20}}
+    with pytest.raises(IntegrityError, match=entry.digest):
+        pretrain(config(url, tmp_path / "panel stops", **chosen))
+    summary = pretrain(config(url, tmp_path / "panel", steps=1, stream=skipping, **chosen)).run.read_summary()
+    assert summary["panel_skipped_cells"] == {f"{entry.dataset}/{entry.digest}": 25}

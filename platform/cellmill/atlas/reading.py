@@ -16,6 +16,7 @@ from cellmill.atlas.measured import read_measured
 from cellmill.atlas.selection import Selection
 from cellmill.atlas.shard import Shard, open_shard
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.sound import sound_part
 from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.errors import ConfigError
 from cellmill.genes import N_SPECIALS, Vocabulary
@@ -56,8 +57,14 @@ def read(url: str | Path, version: int | str | None = None, where: str | None = 
     return read_snapshot(atlas.snapshot(version), atlas.vocabulary(), where)
 
 
-def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None = None) -> AnnData:
-    """Read cells of an open snapshot into memory; see `read`."""
+def read_snapshot(
+    snapshot: Snapshot, vocabulary: Vocabulary, where: str | None = None, skipped: dict[str, int] | None = None
+) -> AnnData:
+    """Read cells of an open snapshot into memory; see `read`.
+
+    If `skipped` is given, shards that are missing or damaged (``dataset/digest``) are left out, and noted there with
+    the number of their selected cells.
+    """
     from anndata import AnnData
 
     selection = snapshot.select(where)
@@ -67,6 +74,8 @@ def read_snapshot(snapshot: Snapshot, vocabulary: Vocabulary, where: str | None 
             "No cell fulfils the predicate." if selection.where else "The snapshot has no cells.",
             where=selection.where or snapshot.atlas.url,
         )
+    if skipped is not None:
+        selection = sound_part(selection, skipped)
     check_vocabulary(vocabulary, selection.shards, snapshot.atlas.storage.join("vocabulary"))
     shards = [open_shard(snapshot.atlas.storage, entry) for entry in selection.shards]
     measured = [tokens for i, shard in enumerate(shards) for tokens in _measured(selection, i, shard)]

@@ -82,6 +82,11 @@ class Selection:
             return pa.schema([(name, self.snapshot.columns[name]) for name in names]).empty_table()
         return unify(tables).combine_chunks()
 
+    def of_shards(self, places: Sequence[int]) -> Selection:
+        """Return the selected cells of some of the shards."""
+        shards, rows = tuple(self.shards[i] for i in places), tuple(self._rows[i] for i in places)
+        return Selection(self.snapshot, self.where, shards, rows)
+
     def head(self, columns: Sequence[str], limit: int) -> pa.Table:
         """Return the metadata of the first cells, without looking at more shards than these are in.
 

@@ -22,7 +22,12 @@ _MAD_OF_NORMAL = 0.6744897501960817  # Median absolute deviation of the standard
 
 
 def highly_variable(
-    selection: Selection, *, n_top: int, batch_key: str | None = None, normalize_total: float = 1e4
+    selection: Selection,
+    *,
+    n_top: int,
+    batch_key: str | None = None,
+    normalize_total: float = 1e4,
+    skipped: dict[str, int] | None = None,
 ) -> npt.NDArray[np.uint32]:
     """Return the tokens of the most variable genes of a selection, the most variable first.
 
@@ -39,6 +44,9 @@ def highly_variable(
         Column of the cells; genes are then chosen within each batch, and ranked by how many batches choose them.
     normalize_total
         Sum that the counts of a cell are scaled to before the logarithm.
+    skipped
+        If given, shards that are missing or damaged (``dataset/digest``) are left out as wholes, and noted here with
+        the number of their selected cells.
 
     Returns
     -------
@@ -48,9 +56,15 @@ def highly_variable(
     ------
     ConfigError
         No cell is selected, or the column does not exist.
+    IntegrityError
+        A shard is missing or damaged, and `skipped` is not given; or none is left.
     """
     if selection.n_cells == 0:
         raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
+    if skipped is not None:
+        from cellmill.atlas.sound import sound_part
+
+        selection = sound_part(selection, skipped)
     batches = _codes(selection, batch_key)
     n_batches = 1 + max(int(codes.max(initial=0)) for codes in batches)
     n_tokens = max(entry.vocabulary_size for entry in selection.shards)

@@ -28,7 +28,7 @@ from cellmill.training.inference import Network
 from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.model import CellModel
 from cellmill.training.pretraining import run_job, write_model
-from cellmill.training.setup import pin_snapshot, select
+from cellmill.training.setup import panel_skipped, pin_snapshot, select
 from cellmill.training.start import Start, start_from
 from cellmill.training.weights import weights_of
 
@@ -104,11 +104,15 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
         init=config.init.absolute() if config.init else None,
     )
     run_job(job, run, f"fine-tune {config.name}")
-    held_out = _Labelled.of(read_snapshot(test.snapshot, vocabulary, config.test_where), config.label)
+    lost: dict[str, dict[str, int]] = {"train": {}, "test": {}}
+    skipping = config.stream.on_corrupt == "skip"
+    tested = read_snapshot(test.snapshot, vocabulary, config.test_where, lost["test"] if skipping else None)
+    held_out = _Labelled.of(tested, config.label)
     predictions = {FINE_TUNED if config.init else SCRATCH: _predict(job, start, held_out)}
     if config.compare_scratch and config.init is not None:
         predictions[SCRATCH] = _from_scratch(job, start, held_out)
-    learnt = _Labelled.of(read_snapshot(train.snapshot, vocabulary, config.train_where), config.label)
+    seen = read_snapshot(train.snapshot, vocabulary, config.train_where, lost["train"] if skipping else None)
+    learnt = _Labelled.of(seen, config.label)
     predictions[LOGISTIC] = _logistic(learnt, held_out, start, seed=config.seed)
     predictions[MAJORITY] = majority_class(learnt.labels, len(held_out.labels)).tolist()
 
@@ -133,6 +137,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             "classes": names,
             "unlabelled": unlabelled,
             "skipped_cells": job.skipped(),
+            "panel_skipped_cells": panel_skipped(run.path),
+            "scores_skipped_cells": lost,
             "model": str(model.path),
             "model_digest": model.digest,
         }

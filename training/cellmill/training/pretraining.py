@@ -16,7 +16,7 @@ from cellmill.training.evaluate import loss_figure
 from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.launch import launch
 from cellmill.training.preprocessing import Preprocessing, panel_ids
-from cellmill.training.setup import choose_panel, pin_snapshot, select
+from cellmill.training.setup import choose_panel, panel_skipped, pin_snapshot, select
 from cellmill.training.warm_start import warm_start
 from cellmill.training.watch import watching
 from cellmill.training.weights import weights_of
@@ -80,7 +80,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         parents=(selection.snapshot.lineage(selection), *([] if start is None else [start.folder.lineage_node()])),
     )
     run.lineage(lineage)
-    panel = choose_panel(run.path, selection, vocabulary, config.panel)
+    panel = choose_panel(run.path, selection, vocabulary, config.panel, skip=config.stream.on_corrupt == "skip")
     job = Job(
         run=run.path,
         config=config,
@@ -106,7 +106,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         lineage=lineage,
     )
     new = {} if start is None else {"features new to the model": start.n_new}
-    facts = {"cells": selection.n_cells, "skipped_cells": job.skipped(), **new}
+    skipped = {"skipped_cells": job.skipped(), "panel_skipped_cells": panel_skipped(run.path)}
+    facts = {"cells": selection.n_cells, **skipped, **new}
     run.summary({**facts, "model": str(model.path), "model_digest": model.digest, **metrics})
     run.close()
     return PretrainResult(run, model, metrics)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,8 @@ from cellmill.training.config import PanelConfig, TrainingConfig
 
 C = TypeVar("C", bound=TrainingConfig)
 
-_PANEL = "panel.json"
+_PANEL, _PANEL_SKIPPED = "panel.json", "panel_skipped.json"
+_LOG = logging.getLogger("cellmill.training")
 
 
 def pin_snapshot(config: C, *, resume: bool) -> C:
@@ -55,9 +57,12 @@ def select(atlas: Atlas, snapshot: int | str | None, where: str | None, *, key: 
 
 
 def choose_panel(
-    run: Path, selection: Selection, vocabulary: Vocabulary, config: PanelConfig | None
+    run: Path, selection: Selection, vocabulary: Vocabulary, config: PanelConfig | None, *, skip: bool = False
 ) -> npt.NDArray[np.uint32] | None:
     """Return the tokens of the most variable genes, computed once a run and kept with it.
+
+    With `skip`, shards that are missing or damaged have no say, and are told of in the log with the number of their
+    cells, which `panel_skipped` returns.
 
     Raises
     ------
@@ -70,6 +75,18 @@ def choose_panel(
     if path.exists():
         ids = json.loads(path.read_text())
         return np.sort(vocabulary.lookup(ids)).astype(np.uint32)
-    panel = np.sort(highly_variable(selection, n_top=config.n_top, batch_key=config.batch_key)).astype(np.uint32)
+    skipped: dict[str, int] | None = {} if skip else None
+    tokens = highly_variable(selection, n_top=config.n_top, batch_key=config.batch_key, skipped=skipped)
+    panel = np.sort(tokens).astype(np.uint32)
+    if skipped:
+        _LOG.warning("The panel is chosen without cells of damaged shards (stream.on_corrupt: skip): %s.", skipped)
+        (run / _PANEL_SKIPPED).write_text(json.dumps(skipped))
     path.write_text(json.dumps([vocabulary.ids[int(token) - N_SPECIALS] for token in panel]))
     return panel
+
+
+def panel_skipped(run: Path) -> dict[str, int]:
+    """Return the cells that had no say in the choice of a run's panel, by damaged shard."""
+    path = run / _PANEL_SKIPPED
+    found: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+    return found

@@ -76,7 +76,7 @@ def start_from(
     ConfigError
         The configuration changes what the pretrained weights fix.
     """
-    own_panel = choose_panel(run, selection, vocabulary, config.panel)
+    own_panel = choose_panel(run, selection, vocabulary, config.panel, skip=config.stream.on_corrupt == "skip")
     if config.init is None:
         tokens = config.tokens or TokenConfig()
         shape = config.model.resolve(n_tokens=vocabulary.size, n_bins=tokens.n_bins, n_classes=n_classes)
