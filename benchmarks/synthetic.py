@@ -38,11 +38,15 @@ def counts(n: int, seed: int = 0) -> Any:
     return pool if n <= made else pool[rng.integers(0, made, n)]
 
 
-def write_atlas(path: Path, n_cells: int, shard_cells: int = 16_384) -> Atlas:
-    """Write an atlas with a data set for each shard, as if ingested one by one, and return it."""
+def write_atlas(path: Path, n_cells: int, shard_cells: int = 16_384, n_features: int = GENES) -> Atlas:
+    """Write an atlas with a data set for each shard, as if ingested one by one, and return it.
+
+    With more features than genes, those that are measured lie far apart in the vocabulary.
+    """
     atlas = Atlas.create(path)
-    features = [Feature(f"ENSG{i:011d}", f"GENE{i}", organism="human", release="synthetic") for i in range(GENES)]
-    vocabulary = atlas.vocabulary_store.allocate(features)
+    known = [Feature(f"ENSG{i:011d}", f"GENE{i}", organism="human", release="synthetic") for i in range(n_features)]
+    vocabulary = atlas.vocabulary_store.allocate(known)
+    features = known[:: n_features // GENES][:GENES]
     tokens = vocabulary.lookup([feature.id for feature in features]).astype(np.uint32)
     entries = []
     for number, start in enumerate(range(0, n_cells, shard_cells)):
