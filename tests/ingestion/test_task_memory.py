@@ -3,22 +3,29 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import anndata as ad
 import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zarr
 from anndata.io import write_elem
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
+from cellmill.errors import ResourceError
+from cellmill.ingestion import IngestConfig
 from cellmill.ingestion.counts import ranges
 from cellmill.ingestion.memory import chunks_of
+from cellmill.ingestion.pipeline import plan
 from tests.ingestion.cells import genes
 
 MEGABYTES = 64
@@ -141,3 +148,45 @@ def test_cells_of_very_different_sizes_are_cut_into_chunks_of_equal_weight() -> 
     assert chunks[-1][1] == 3000
     assert all(a[1] == b[0] for a, b in itertools.pairwise(chunks))
     assert max(starts[b] - starts[a] for a, b in chunks) * 8 <= 32e6
+
+
+def described(path: Path, atlas: Path, **more: object) -> IngestConfig:
+    source = {"path": str(path), "organism": "human", "obs": "all"}
+    settings = {"atlas": str(atlas), "sources": [source], "backend": "local", "task_memory_mb": MEGABYTES, **more}
+    return IngestConfig.model_validate(settings)
+
+
+def test_cells_with_so_much_text_that_a_shard_of_them_does_not_fit_are_refused_with_what_does(tmp_path: Path) -> None:
+    n_cells, text = 3000, "x" * 500
+    counts = sparse.random(n_cells, COLUMNS, 0.01, "csr", np.float32, np.random.default_rng(0), lambda n: np.ones(n))
+    obs = pd.DataFrame({f"note{i}": [f"{text}{c}" for c in range(n_cells)] for i in range(20)})
+    obs.index = [f"c{c}" for c in range(n_cells)]
+    path = tmp_path / "wide.h5ad"
+    ad.AnnData(counts, obs, pd.DataFrame(index=genes(COLUMNS))).write_h5ad(path)
+    with pytest.raises(ResourceError, match=r"10,1\d\d bytes a cell") as refused:
+        plan(described(path, tmp_path / "atlas"))
+    most = int(re.search(r"`shard_cells` to ([\d,]+)", refused.value.fix)[1].replace(",", ""))
+    (planned,) = plan(described(path, tmp_path / "atlas", shard_cells=most))
+    assert all((b - a) * 20 * len(text) < MEGABYTES * 1e6 / 4 for a, b in planned.chunks)
+
+
+def test_a_zarr_array_of_one_large_chunk_is_refused_unless_a_task_has_memory_for_it(tmp_path: Path) -> None:
+    n_cells = 5000
+    path = tmp_path / "one.zarr"
+    small = ad.AnnData(
+        sparse.csr_matrix((n_cells, COLUMNS), dtype=np.float32),
+        pd.DataFrame(index=[f"c{i}" for i in range(n_cells)]),
+        pd.DataFrame(index=genes(COLUMNS)),
+    )
+    small.write_zarr(path)
+    matrix = zarr.open_group(path, mode="r+")["X"]
+    drawn = np.sort(np.random.default_rng(0).permutation(COLUMNS)[:PER_CELL])
+    arrays = {"indices": np.tile(drawn, n_cells).astype(np.int32), "data": np.ones(n_cells * PER_CELL, np.float32)}
+    for name, values in arrays.items():
+        matrix.create_array(name, data=values, chunks=values.shape, overwrite=True)
+    matrix.create_array("indptr", data=np.arange(n_cells + 1) * PER_CELL, overwrite=True)
+    zarr.consolidate_metadata(path)
+    with pytest.raises(ResourceError, match="chunks of 20 MB, which are decoded whole") as refused:
+        plan(described(path, tmp_path / "atlas"))
+    assert "Raise `task_memory_mb` to 80" in refused.value.fix
+    plan(described(path, tmp_path / "atlas", task_memory_mb=80))

@@ -1,10 +1,14 @@
-"""How much a task reads, so that it stays within its memory."""
+"""How much a task reads, so that it stays within its memory; what cannot be kept within it is refused."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
+from cellmill.errors import ResourceError
 from cellmill.ingestion.counts import ranges
 
 _RAW_BYTES = 40
@@ -12,7 +16,9 @@ _RAW_BYTES = 40
 _ENTRY_BYTES = 8
 """Of a harmonised entry at most: a feature and a count of 4 bytes."""
 _CELL_BYTES = 4096
-"""Of a cell's metadata: columns of obs as text, and as Arrow."""
+"""Of a cell's metadata at least: columns of obs as text, and as Arrow."""
+_TEXT_COPIES = 4
+"""Of the text of a cell's columns while they are read or written: Python's, Arrow's, in another order, as Parquet."""
 _MOST_AT_ONCE = 1 << 20
 """More is slower: fresh memory costs more than what is done with it."""
 _MOST_CELLS = 1 << 15
@@ -26,7 +32,56 @@ def entries_at_once(megabytes: float) -> int:
     return max(1, min(_MOST_AT_ONCE, int(megabytes * 1e6 * _RAW_SHARE / _RAW_BYTES)))
 
 
-def chunks_of(starts: npt.NDArray[np.int64], megabytes: float) -> tuple[tuple[int, int], ...]:
+def text_bytes(obs: pd.DataFrame) -> float:
+    """Return how many bytes the columns of a cell have as text, with their index, on average over some cells."""
+    columns = [obs.index.to_series(), *(obs[name] for name in obs.columns)]
+    return float(sum(column.astype(str).str.len().mean() + 4 for column in columns)) if len(obs) else 0.0
+
+
+def refuse_wide(text: float, shard_cells: int, megabytes: float, where: str) -> None:
+    """Refuse cells whose metadata does not fit into a task that writes a shard of so many.
+
+    Raises
+    ------
+    ResourceError
+        It does not.
+    """
+    needed = text * _TEXT_COPIES * shard_cells / 1e6
+    if needed > megabytes:
+        most = max(1, int(megabytes * 1e6 / (text * _TEXT_COPIES)))
+        raise ResourceError(
+            f"The kept columns of obs have {text:,.0f} bytes a cell: a shard of {shard_cells:,} cells needs "
+            f"{needed:,.0f} MB, and `task_memory_mb` is {megabytes:,.0f}.",
+            where=where,
+            fix=f"Set `shard_cells` to {most:,} or less, keep fewer columns, or raise `task_memory_mb`.",
+        )
+
+
+def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> None:
+    """Refuse arrays whose chunks do not fit into a task.
+
+    Parameters
+    ----------
+    blocks
+        Bytes that are decoded as a whole, by array.
+
+    Raises
+    ------
+    ResourceError
+        One is larger.
+    """
+    for name, size in blocks.items():
+        if size > megabytes * 1e6 * _RAW_SHARE:
+            raise ResourceError(
+                f"{name} is stored in chunks of {size / 1e6:,.0f} MB, which are decoded whole; `task_memory_mb` is "
+                f"{megabytes:,.0f}.",
+                where=where,
+                fix=f"Raise `task_memory_mb` to {size / 1e6 / _RAW_SHARE:,.0f}, or write the data again with smaller "
+                "chunks.",
+            )
+
+
+def chunks_of(starts: npt.NDArray[np.int64], megabytes: float, text: float = 0.0) -> tuple[tuple[int, int], ...]:
     """Return ranges of cells whose harmonised counts and metadata fit into a task's memory.
 
     Parameters
@@ -35,7 +90,10 @@ def chunks_of(starts: npt.NDArray[np.int64], megabytes: float) -> tuple[tuple[in
         Where the values of each cell begin.
     megabytes
         Memory of a task.
+    text
+        See `text_bytes`.
     """
     limit = int(megabytes * 1e6 * _CHUNK_SHARE)
-    weights = starts[1:] * _ENTRY_BYTES + np.arange(1, starts.size) * max(_CELL_BYTES, limit // _MOST_CELLS)
+    each = max(_CELL_BYTES, int(text * _TEXT_COPIES), limit // _MOST_CELLS)
+    weights = starts[1:] * _ENTRY_BYTES + np.arange(1, starts.size) * each
     return tuple(ranges(weights, limit))

@@ -21,15 +21,18 @@ from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.features import find_matrix, plan_features
 from cellmill.ingestion.features import identity as identity_of_features
 from cellmill.ingestion.filtering import parse_where
-from cellmill.ingestion.memory import chunks_of, entries_at_once
+from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_blocks, refuse_wide, text_bytes
 from cellmill.ingestion.obs import kept_columns, renamed_columns
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
+from cellmill.ingestion.sources.anndata_group import AnnDataGroupSource
 from cellmill.ingestion.sources.joined import JoinedSource
 from cellmill.ingestion.withdrawn_columns import lacking
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
+
+_LOOK_CELLS = 256
 
 # Where files are and how they are opened: the digest of the input says what is in them.
 _FILES = {"path": True, "format": True, "features": True}
@@ -141,6 +144,8 @@ def plan_source(
         The organism cannot be recognised.
     ConfigError
         A column that the configuration names is not there.
+    ResourceError
+        What is decoded or written as a whole does not fit into a task's memory.
     """
     place = find_matrix(source, config)
     mapping, organism = plan_features(source, place, config, ingest)
@@ -161,6 +166,10 @@ def plan_source(
     asked = {name for withdrawal in withdrawals for name in lacking(withdrawal, source.name, kept)}
     further = {target: name for target, name in others.items() if target in asked}
     n_cells = source.n_cells
+    memory = ingest.task_memory_mb
+    text = text_bytes(source.obs(tuple((kept | further).values()), 0, min(_LOOK_CELLS, n_cells)))
+    refuse_wide(text, min(n_cells, ingest.shard_cells), memory, source.url)
+    refuse_blocks(source.blocks(place) if isinstance(source, AnnDataGroupSource) else {}, memory, source.url)
     identity = {
         "input": source.sha256,
         "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),
@@ -188,8 +197,8 @@ def plan_source(
         unkept=frozenset(others.keys() - further.keys()),
         n_cells=n_cells,
         n_shards=-(-n_cells // ingest.shard_cells),
-        chunks=chunks_of(source.starts(place), ingest.task_memory_mb),
-        entries_at_once=entries_at_once(ingest.task_memory_mb),
+        chunks=chunks_of(source.starts(place), memory, text),
+        entries_at_once=entries_at_once(memory),
         digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )
 

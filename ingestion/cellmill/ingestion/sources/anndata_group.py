@@ -161,6 +161,11 @@ class AnnDataGroupSource:
                 found[name] = item[:]
         return found
 
+    def blocks(self, place: str) -> dict[str, int]:
+        """Return the bytes of the chunks of a matrix that are decoded as a whole, by array."""
+        matrix = self._matrix(place)
+        return matrix.blocks if isinstance(matrix, H5Matrix) else {}
+
     def _matrix(self, place: str) -> H5Matrix | TableMatrix:
         if place not in self._matrices:
             key = self._key(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,6 +84,14 @@ class H5Matrix:
             raise SourceError(f"Its rows cannot be read: {_text(error)}.", where=where, fix=_FIX) from error
         if self._indptr[0] != 0 or self._indptr[-1] != n or np.any(np.diff(self._indptr) < 0):
             raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Bytes of the chunks that are decoded as a whole, by array."""
+        if self.layout == "dense":
+            return {"the matrix": _block(self._item)}
+        vectors = {"indices": self._indices, "data": self._data}
+        return {name: _block(self._item[name]) for name, vector in vectors.items() if not vector.is_direct}
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -220,6 +229,11 @@ def _gather_nonzero(dense: npt.NDArray[Any], indices: npt.NDArray[np.int32], dat
                 indices[position] = column
                 data[position] = value
                 position += 1
+
+
+def _block(array: Any) -> int:
+    chunks = getattr(array, "chunks", None)
+    return prod(chunks) * int(array.dtype.itemsize) if chunks else 0
 
 
 def _check_hdf5(part: Any, where: str) -> None:

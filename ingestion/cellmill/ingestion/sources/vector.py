@@ -43,6 +43,11 @@ class Vector:
         self._decoded: tuple[int, npt.NDArray[Any]] | None = None
         self._inflating: _Inflating | None = None
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether entries are read around the library, chunks of any size piece by piece."""
+        return self._offsets is not None and self._filters in (_PLAIN, (_DEFLATE,))
+
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return entries ``[start, stop)`` as they are stored.
 
