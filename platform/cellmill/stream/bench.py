@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, count
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from cellmill.atlas import Selection
 from cellmill.config import Config
@@ -34,7 +33,7 @@ class StreamBench(Config):
     cells_per_second, tokens_per_second
         By the clock.
     cells_per_core_second
-        By the CPU time of all processes and threads.
+        By the CPU time of all threads.
     tokens_per_cell, perceptual_per_cell
         Means.
     disk_bytes_per_cell, batch_bytes_per_cell
@@ -104,7 +103,7 @@ def bench(
     by
         Columns whose mixing is looked at, and their values.
     cells
-        How many cells to time, after one group that warms up caches and compilers.
+        How many cells to time, in several epochs if need be, after some that warm up caches and compilers.
     gpu
         What they are to feed.
 
@@ -115,41 +114,40 @@ def bench(
     """
     stream = Stream(selection, tokeniser, config, labels={name: (name, list(by[name])) for name in by})
     read, tokenise, staged = _stages(stream, tokeniser, cells)
-    cpu, wall, seen = _whole(stream, cells)
-    alone, rest = read / staged, tokenise / staged
-    per_cell = max(cpu / seen.cells, alone + rest)
-    shares = (alone, rest, per_cell - alone - rest)
+    dealt, wall, seen = _whole(stream, cells)
+    costs = (read / staged, tokenise / staged, dealt / seen.cells)
+    per_cell = sum(costs)
     demand = gpu.cells_per_second(seen.tokens / seen.cells, seen.perceptual / seen.cells)
     return StreamBench(
         cells=seen.cells,
         steps=len(seen.sizes),
         cells_per_second=seen.cells / wall,
         tokens_per_second=seen.tokens / wall,
-        cells_per_core_second=seen.cells / cpu,
+        cells_per_core_second=1 / per_cell,
         tokens_per_cell=seen.tokens / seen.cells,
         perceptual_per_cell=seen.perceptual / seen.cells,
         disk_bytes_per_cell=_disk_bytes(selection),
         batch_bytes_per_cell=seen.bytes / seen.cells,
-        stages={name: share / per_cell for name, share in zip(STAGES, shares, strict=True)},
+        stages={name: cost / per_cell for name, cost in zip(STAGES, costs, strict=True)},
         mixing=_mixing(selection, by, seen),
         gpu_cells_per_second=demand,
-        cores_per_gpu=demand * cpu / seen.cells,
+        cores_per_gpu=demand * per_cell,
     )
 
 
 def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, float, int]:
     """Make groups one after the other in this thread; return CPU seconds of reading and of tokenising, and cells."""
-    plan, buffers = stream.plan(0), Buffers()
-    groups = list(stream.groups(plan, 0, 1))
+    buffers = Buffers()
     read = tokenise = 0.0
     done = 0
-    # The first group comes twice: it warms up caches and compilers.
-    for number, group in enumerate([groups[0], *groups]):
+    # The first group warms up caches and compilers. A small atlas is read again and again.
+    groups = ((plan, group) for plan in map(stream.plan, count()) for group in stream.groups(plan, 0, 1))
+    for number, (plan, group) in enumerate(groups):
         work = stream.work(plan, group_layout(plan, group))
         began = time.thread_time()
         block = read_block(work.reading, buffers)
         between = time.thread_time()
-        tokeniser.tokenise(block, seed=plan.seed, epoch=0, cells=work.cells)
+        tokeniser.tokenise(block, seed=plan.seed, epoch=plan.epoch, cells=work.cells, copies=work.copies)
         if number:
             read += between - began
             tokenise += time.thread_time() - between
@@ -160,28 +158,24 @@ def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, fl
 
 
 def _whole(stream: Stream, cells: int) -> tuple[float, float, _Seen]:
-    """Run the stream as training does; return CPU and wall seconds, and what came."""
-    seen = _Seen()
-    steps = max(1, -(-min(cells, stream.n_cells) // stream.config.batch_size))
-    warm_up = stream.epoch(0)
-    next(warm_up)
-    warm_up.close()
-    cpu, wall = _cpu_seconds(), time.perf_counter()
-    for batch in islice(stream.epoch(1), steps):
-        seen.add(batch)
-    return _cpu_seconds() - cpu, time.perf_counter() - wall, seen
+    """Run the stream as training does; return CPU seconds of this thread, seconds by the clock, and what came.
 
-
-def _cpu_seconds() -> float:
-    """Return user and system time of this process and all below it."""
-    total = time.process_time()  # what is told of other processes is coarse: few cells would take no time at all
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
+    Groups are made ahead, in threads: what they cost is that of `_stages`, and the clock starts when as many cells have
+    come as lie in the windows at the beginning, so that as much is made as comes.
+    """
+    seen, before, dealt, wall = _Seen(), 0, 0.0, 0.0
+    ahead = min(stream.n_cells, stream.lanes * stream.config.window)
+    began, start = time.thread_time(), time.perf_counter()
+    for batch in chain.from_iterable(map(stream.epoch, count())):
+        if before < ahead:
+            before += batch.n_cells
+            began, start = time.thread_time(), time.perf_counter()
             continue
-        total += times.user + times.system
-    return total
+        seen.add(batch)
+        dealt, wall = time.thread_time() - began, time.perf_counter() - start
+        if seen.cells >= cells:
+            break
+    return dealt, wall, seen
 
 
 def _disk_bytes(selection: Selection) -> float:

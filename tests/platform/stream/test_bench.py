@@ -16,10 +16,12 @@ from tests.platform.stream.conftest import SIZES
 def test_it_tells_rates_stages_and_mixing(stream_atlas: Atlas) -> None:
     n = sum(SIZES.values())
     command = ["stream", "bench", stream_atlas.url, "--batch-size", "64", "--by", "kind", "--by", "dataset", "--json"]
-    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    result = CliRunner().invoke(app, [*command, "--cells", str(3 * n)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert (told["cells"], told["steps"]) == (n, -(-n // 64))
+    assert (told["cells"], told["steps"]) == (3 * n, 3 * -(-n // 64))
+    shards = stream_atlas.snapshot().shards
+    assert told["disk_bytes_per_cell"] == pytest.approx(sum(entry.bytes for entry in shards) / n)
     genes = sum(entry.nnz for entry in stream_atlas.snapshot().shards) / n
     assert told["tokens_per_cell"] == pytest.approx(genes + 1)
     assert told["perceptual_per_cell"] == pytest.approx(1 + genes / 2, abs=0.6)
