@@ -37,6 +37,11 @@ class RawCounts(Tokeniser):
 @compiled
 def _gather(token: Any, count: Any, indptr: Any, cells: Any, starts: Any, gene: Any, value: Any) -> None:
     for i in range(cells.size):
-        begin, end, to, stop = indptr[cells[i]], indptr[cells[i] + 1], starts[i], starts[i + 1]
-        gene[to:stop] = token[begin:end]
-        value[to:stop] = count[begin:end]
+        begin, end = indptr[cells[i]], indptr[cells[i] + 1]
+        # Views, because an index that could be negative costs a test for each element.
+        from_token, from_count = token[begin:end], count[begin:end]
+        to_gene, to_value = gene[starts[i] : starts[i + 1]], value[starts[i] : starts[i + 1]]
+        for j in range(from_token.size):
+            to_gene[j] = from_token[j]
+        for j in range(from_count.size):
+            to_value[j] = from_count[j]

@@ -29,6 +29,7 @@ from benchmarks.ingest import machine, touch_memory
 from benchmarks.ingest_inputs import write_h5ad
 from benchmarks.raw_counts import RawCounts
 from benchmarks.stream_goals import goals
+from benchmarks.stream_rows import tokeniser
 from benchmarks.synthetic import write_atlas
 
 from cellmill.atlas import Atlas, Selection
@@ -37,7 +38,6 @@ from cellmill.stream import Stream, StreamConfig
 from cellmill.stream.bench import bench
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.mixing import mixing
-from cellmill.tokens import TokenConfig, Tokeniser
 
 FEATURES = 330_000
 PEERS = Path("~/.cache/cellmill/benchmark-peers").expanduser()
@@ -129,7 +129,7 @@ def main() -> None:
             "batch_size": options.batch_size,
             "rounds": options.rounds,
             "rows": rows,
-            "stages_us_per_cell": stages(selection, options.batch_size),
+            "stages_us_per_cell": stages(folder, options.batch_size),
             "mixing": mixed(selection, options.batch_size),
             "notes": notes,
         }
@@ -219,12 +219,16 @@ def summary(key: str, label: str, found: list[dict[str, float]]) -> dict[str, An
     }
 
 
-def stages(selection: Selection, batch_size: int) -> dict[str, float]:
-    """Return the microseconds of a cell in each stage, in process."""
-    tokeniser = Tokeniser(TokenConfig(n_bins=51, max_genes=1200))
-    config = StreamConfig(batch_size=batch_size)
-    found = bench(selection, tokeniser, config, by={}, cells=selection.n_cells, gpu=GpuConfig())
-    return {name: 1e6 * share / found.cells_per_core_second for name, share in found.stages.items()}
+def stages(folder: Path, batch_size: int) -> dict[str, dict[str, float]]:
+    """Return the microseconds of a cell in each stage, in process, by row."""
+    found = {}
+    for name in ("tokens", "tokens-arrow", "raw", "raw-arrow"):
+        what, _, layout = name.partition("-")
+        selection = Atlas.open(folder / (layout or "zarr")).snapshot().select()
+        config = StreamConfig(batch_size=batch_size)
+        seen = bench(selection, tokeniser(what), config, by={}, cells=selection.n_cells, gpu=GpuConfig())
+        found[name] = {stage: 1e6 * share / seen.cells_per_core_second for stage, share in seen.stages.items()}
+    return found
 
 
 def mixed(selection: Selection, batch_size: int) -> list[dict[str, Any]]:
@@ -262,7 +266,8 @@ def show(found: dict[str, Any]) -> None:
         widths = ((12, 0), (9, 1), (10, 0), (10, 0), (10, 0))
         rates = "".join(f"{number:>{w},.{d}f}" for number, (w, d) in zip(numbers, widths, strict=True))
         print(f"{row['label']:42}{rates}{row['peak_gb']:>9.2f}")
-    print("us a cell: " + ", ".join(f"{name} {us:.1f}" for name, us in found["stages_us_per_cell"].items()))
+    for name, costs in found["stages_us_per_cell"].items():
+        print(f"us a cell, {name}: " + ", ".join(f"{stage} {us:.1f}" for stage, us in costs.items()))
     for row in found["mixing"]:
         print(
             f"{row['workers']:>3} workers, {row['cells_of_a_worker']} cells each: entropy of donors {row['donor']:.2%} "

@@ -8,6 +8,7 @@ process: workers of torch's DataLoader do not make a cell cheaper.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import sys
@@ -169,7 +170,12 @@ def main() -> None:
     """Take turns; a round is a number of whole batches."""
     name, source, folder, batch, batches = sys.argv[1:]
     os.makedirs(folder, exist_ok=True)
-    loader = iter(LOADERS[name](source, Path(folder), int(batch)))
+    settings = source, Path(folder), int(batch)
+    # What a loader reads is made in a process of its own, whose memory is not that of the loader.
+    making = multiprocessing.get_context("spawn").Process(target=LOADERS[name], args=settings)
+    making.start()
+    making.join()
+    loader = iter(LOADERS[name](*settings))
 
     def run(_: int) -> int:
         taken = sum(1 for _ in islice(loader, int(batches)))

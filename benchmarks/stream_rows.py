@@ -50,7 +50,9 @@ def row(folder: Path, backend: str, name: str, batch_size: int) -> Row:
     atlas = Atlas.open(folder / (layout or "zarr"))
     if what == "floor":
         return partial(copy, atlas)
-    config = StreamConfig.model_validate({"batch_size": batch_size, "backend": backend})
+    # Raw counts are larger than tokens, so that less of them is made ahead.
+    ahead = 1 if what == "raw" else 2
+    config = StreamConfig.model_validate({"batch_size": batch_size, "backend": backend, "prefetch": ahead})
     return partial(consume, Stream(atlas.snapshot().select(), tokeniser(what), config))
 
 
