@@ -190,3 +190,35 @@ def test_a_zarr_array_of_one_large_chunk_is_refused_unless_a_task_has_memory_for
         plan(described(path, tmp_path / "atlas"))
     assert "Raise `task_memory_mb` to 80" in refused.value.fix
     plan(described(path, tmp_path / "atlas", task_memory_mb=80))
+
+
+@pytest.mark.parametrize("layout", ["dense", "loom", "10x", "joined"])
+def test_a_chunk_of_hdf5_that_holds_all_cells_is_refused_in_every_format(tmp_path: Path, layout: str) -> None:
+    n_cells, path = 1500, tmp_path / "one.h5"
+    cells, names = np.array([f"c{i}" for i in range(n_cells)], "S8"), np.array(genes(COLUMNS), "S16")
+    more: dict[str, object] = {}
+    with h5py.File(path, "w") as file:
+        ones = np.ones((n_cells, COLUMNS), np.float32)
+        if layout == "loom":
+            file.create_dataset("matrix", data=ones.T, chunks=(COLUMNS, n_cells), compression="lzf")
+            file["col_attrs/CellID"], file["row_attrs/Gene"] = cells, names
+        elif layout == "10x":
+            n = n_cells * COLUMNS
+            file.create_dataset("matrix/data", data=ones.ravel(), chunks=(n,), compression=1, shuffle=True)
+            file["matrix/indices"] = np.tile(np.arange(COLUMNS), n_cells)
+            file["matrix/indptr"], file["matrix/shape"] = np.arange(n_cells + 1) * COLUMNS, [COLUMNS, n_cells]
+            file["matrix/barcodes"], file["matrix/features/id"] = cells, names
+        else:
+            file.create_dataset("X", data=ones, chunks=ones.shape, compression="lzf")
+            write_elem(file, "obs", pd.DataFrame(index=cells.astype(str)))
+            write_elem(file, "var", pd.DataFrame(index=names.astype(str)))
+    if layout == "joined":
+        first = tmp_path / "first.h5ad"
+        own = sparse.csr_matrix(np.ones((n_cells, 5), np.float32))
+        obs, var = pd.DataFrame(index=cells.astype(str)), pd.DataFrame(index=genes(5))
+        ad.AnnData(own, obs, var).write_h5ad(first)
+        joined = {"path": str(first), "organism": "human", "join": [{"path": str(path), "modality": "protein"}]}
+        more = {"sources": [joined]}
+    settings = described(path, tmp_path / "atlas").model_dump() | more
+    with pytest.raises(ResourceError, match="chunks of 24 MB, which are decoded whole"):
+        plan(IngestConfig.model_validate(settings))

@@ -25,7 +25,7 @@ from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_blocks,
 from cellmill.ingestion.obs import kept_columns, renamed_columns
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.anndata_group import AnnDataGroupSource
+from cellmill.ingestion.sources.base import Blocks
 from cellmill.ingestion.sources.joined import JoinedSource
 from cellmill.ingestion.withdrawn_columns import lacking
 
@@ -169,7 +169,7 @@ def plan_source(
     memory = ingest.task_memory_mb
     text = text_bytes(source.obs(tuple((kept | further).values()), 0, min(_LOOK_CELLS, n_cells)))
     refuse_wide(text, min(n_cells, ingest.shard_cells), memory, source.url)
-    refuse_blocks(source.blocks(place) if isinstance(source, AnnDataGroupSource) else {}, memory, source.url)
+    refuse_blocks(source.blocks(place) if isinstance(source, Blocks) else {}, memory, source.url)
     identity = {
         "input": source.sha256,
         "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),

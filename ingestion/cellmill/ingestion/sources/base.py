@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -84,4 +84,13 @@ class Source(Protocol):
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`: the values as stored, of any numeric dtype."""
+        ...
+
+
+@runtime_checkable
+class Blocks(Protocol):
+    """A source whose format may store a matrix in pieces that are decoded as a whole, however few cells are read."""
+
+    def blocks(self, place: str) -> dict[str, int]:
+        """Return the bytes of such pieces of the matrix at `place`, by array."""
         ...

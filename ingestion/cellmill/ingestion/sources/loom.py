@@ -19,7 +19,7 @@ from cellmill.ingestion.sources.base import NAMED_COUNTS
 from cellmill.ingestion.sources.bombs import refuse_bombs
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_array, to_texts
-from cellmill.ingestion.sources.matrix import native
+from cellmill.ingestion.sources.matrix import block_bytes, native
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
@@ -124,6 +124,10 @@ class LoomSource:
             raise SourceError(
                 f"Cells {start} to {stop - 1} cannot be read: {error}.", where=f"{self.url}: {place}", fix=_FIX
             ) from error
+
+    def blocks(self, place: str) -> dict[str, int]:
+        """See `Blocks`."""
+        return {"the matrix": block_bytes(self._matrix(place))}
 
     @property
     def _barcode(self) -> str | None:

@@ -89,9 +89,9 @@ class H5Matrix:
     def blocks(self) -> dict[str, int]:
         """Bytes of the chunks that are decoded as a whole, by array."""
         if self.layout == "dense":
-            return {"the matrix": _block(self._item)}
+            return {"the matrix": block_bytes(self._item)}
         vectors = {"indices": self._indices, "data": self._data}
-        return {name: _block(self._item[name]) for name, vector in vectors.items() if not vector.is_direct}
+        return {name: block_bytes(self._item[name]) for name, vector in vectors.items() if not vector.is_direct}
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -231,7 +231,8 @@ def _gather_nonzero(dense: npt.NDArray[Any], indices: npt.NDArray[np.int32], dat
                 position += 1
 
 
-def _block(array: Any) -> int:
+def block_bytes(array: Any) -> int:
+    """Return the bytes of a chunk of an array when it is decoded, 0 where it has none."""
     chunks = getattr(array, "chunks", None)
     return prod(chunks) * int(array.dtype.itemsize) if chunks else 0
 

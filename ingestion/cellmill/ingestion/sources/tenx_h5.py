@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import h5py
 import numpy as np
@@ -18,21 +17,15 @@ from cellmill.ingestion.sources.hdf5 import is_hdf5, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_texts
 from cellmill.ingestion.sources.matrix import H5Matrix
 from cellmill.ingestion.sources.place import Place
-from cellmill.ingestion.sources.tenx_features import (
-    IDS,
-    SYMBOLS,
-    check_genome,
-    columns_of_genome,
-    digest_of_part,
-    feature_table,
-)
+from cellmill.ingestion.sources.tenx_cells import TenxCells
+from cellmill.ingestion.sources.tenx_features import check_genome, columns_of_genome, digest_of_part, feature_table
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 _PARTS = {"barcodes", "data", "indices", "indptr", "shape"}
 _FIX = "Fetch the file again: Cell Ranger writes all of its arrays."
 
 
-class TenxH5Source:
+class TenxH5Source(TenxCells):
     """Cells of a 10x HDF5 file.
 
     Parameters
@@ -49,6 +42,8 @@ class TenxH5Source:
     SourceError
         An array is missing or has another size than the others, or the genome is not there, or not said.
     """
+
+    _matrix: H5Matrix
 
     def __init__(self, place: Place, name: str, genome: str | None) -> None:
         self.name, self.url, self.stamp = name, place.url, place.stamp
@@ -100,47 +95,19 @@ class TenxH5Source:
         """Close the file."""
         self._file.close()
 
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(self._barcodes)
-
-    def places(self) -> Sequence[str]:
-        """Return the one place of the counts."""
-        return ["X"]
-
     @translated(reading_hdf5)
     def starts(self, place: str) -> npt.NDArray[np.int64]:
         """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
-        return self._at(place).starts
-
-    def var(self, place: str) -> pd.DataFrame:
-        """Return ids, symbols, types, modalities and genomes of the features."""
-        self._at(place)
-        return self._all if self._columns is None else self._all.iloc[self._columns]
-
-    def default_names(self, place: str) -> tuple[str, str | None]:
-        """Return the columns of ids and symbols."""
-        return IDS, SYMBOLS if SYMBOLS in self._all else None
-
-    def obs_columns(self) -> list[str]:
-        """Return nothing: the file knows barcodes only."""
-        return []
-
-    def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
-        """Return a table of barcodes ``[start, stop)``."""
-        return pd.DataFrame(index=self._barcodes[start:stop], columns=list(columns))
+        return super().starts(place)
 
     @translated(reading_hdf5)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)``."""
-        rows: Any = self._at(place).rows(start, stop)
-        return rows if self._columns is None else rows[:, self._columns]
+        return super().rows(place, start, stop)
 
-    def _at(self, place: str) -> H5Matrix:
-        if place != "X":
-            raise SourceError(f"There is no matrix at {place!r}.", where=self.url, fix="There is: X.")
-        return self._matrix
+    def blocks(self, place: str) -> dict[str, int]:
+        """See `Blocks`."""
+        return self._matrix.blocks
 
 
 class TenxH5Format:

@@ -8,12 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
@@ -23,7 +19,8 @@ from cellmill.ingestion.sources.matrix_market import MatrixMarket
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.prepared import prepared
 from cellmill.ingestion.sources.stored_rows import StoredRows
-from cellmill.ingestion.sources.tenx_features import IDS, SYMBOLS, columns_of_genome, digest_of_part, feature_table
+from cellmill.ingestion.sources.tenx_cells import TenxCells
+from cellmill.ingestion.sources.tenx_features import columns_of_genome, digest_of_part, feature_table
 
 _BLOCK = 1 << 22
 _MATRIX = re.compile(r"^(?P<prefix>.*?)(?P<stem>[^.]*)\.mtx(\.gz)?$")
@@ -45,7 +42,7 @@ class Parts:
         return self.matrix, self.features, self.barcodes
 
 
-class TenxMtxSource:
+class TenxMtxSource(TenxCells):
     """Cells of a MatrixMarket file, with the features and barcodes that lie beside it.
 
     The text is read once a machine, into compressed rows in the cache; its size and order do not matter.
@@ -65,6 +62,8 @@ class TenxMtxSource:
         A file is missing or damaged, or the three do not belong together.
     """
 
+    _matrix: StoredRows
+
     def __init__(self, place: Place, name: str, genome: str | None) -> None:
         self.name, self.url, self._genome = name, place.url, genome
         self._parts = find_parts(place)
@@ -75,7 +74,7 @@ class TenxMtxSource:
             raise SourceError("There are no cells.", where=self.url)
         self._columns = columns_of_genome(self._all, genome, self.url)
         identity = f"compressed rows 1 {self._parts.matrix.location} {self.stamp}"
-        self._rows = StoredRows(prepared(identity, self._prepare))
+        self._matrix = StoredRows(prepared(identity, self._prepare))
 
     def _prepare(self, folder: Path) -> None:
         where = self._parts.matrix.url
@@ -99,47 +98,7 @@ class TenxMtxSource:
 
     def close(self) -> None:
         """Close the files."""
-        self._rows.close()
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(self._barcodes)
-
-    def places(self) -> Sequence[str]:
-        """Return the one place of the counts."""
-        return ["X"]
-
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
-        """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
-        return self._at(place).starts
-
-    def var(self, place: str) -> pd.DataFrame:
-        """Return ids, symbols, types, modalities and genomes of the features."""
-        self._at(place)
-        return self._all if self._columns is None else self._all.iloc[self._columns]
-
-    def default_names(self, place: str) -> tuple[str, str | None]:
-        """Return the columns of ids and symbols."""
-        return IDS, SYMBOLS if SYMBOLS in self._all else None
-
-    def obs_columns(self) -> list[str]:
-        """Return nothing: the folder knows barcodes only."""
-        return []
-
-    def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
-        """Return a table of barcodes ``[start, stop)``."""
-        return pd.DataFrame(index=self._barcodes[start:stop], columns=list(columns))
-
-    def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
-        """Read rows ``[start, stop)``."""
-        rows: Any = self._at(place).rows(start, stop)
-        return rows if self._columns is None else rows[:, self._columns]
-
-    def _at(self, place: str) -> StoredRows:
-        if place != "X":
-            raise SourceError(f"There is no matrix at {place!r}.", where=self.url, fix="There is: X.")
-        return self._rows
+        self._matrix.close()
 
 
 class TenxMtxFormat:
