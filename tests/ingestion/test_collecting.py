@@ -145,8 +145,32 @@ def test_nothing_of_a_withdrawn_donor_is_left_after_forgetting(tmp_path: Path) -
     second.obs["age"] += 1
     write(second, paths[1])
     assert ingest(config(root, *paths, shard_cells=20, **OBS)).changed
-    collect(atlas, Forget(), grace_s=0)
+    written = {entry.origin for entry in atlas.snapshot().shards}
+    assert "" not in written
+    assert not [key for key in files(root) if any(digest in key for digest in written)]
+    collect(atlas, Forget())
     assert not _holding(root, hashes)
+    # Nor does one that is cut off between its shards and its commit, or while it stages, once others are forgotten.
+    for obstacle in ("cellmill.ingestion.pipeline.commit", "cellmill.ingestion.pipeline._write"):
+        second.obs["age"] += 1
+        write(second, paths[1])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(obstacle, _killed)
+            with pytest.raises(KeyboardInterrupt):
+                ingest(config(root, *paths, shard_cells=20, **OBS))
+        assert _holding(root, hashes)
+        assert collect(atlas).young > 0
+        assert _holding(root, hashes)
+        with Lease(atlas.storage, "write", ["staging/", "shards/", "cells/"]):
+            collect(atlas, Forget())
+            assert _holding(root, hashes)
+        assert collect(atlas, Forget()).young == 0
+        assert not _holding(root, hashes)
+    atlas.verify().check()
+
+
+def _killed(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
 
 
 def _holding(root: Path, hashes: set[bytes]) -> set[str]:
@@ -167,8 +191,11 @@ def _holding(root: Path, hashes: set[bytes]) -> set[str]:
         table = CellsFile(atlas.storage, entry).read(["content_hash", "donor", "barcode"])
         if hashes & set(table.column(0).to_pylist()) or any("BARCODE" in name for name in table.column(2).to_pylist()):
             found.add(entry.cells_path)
-    named = {path for entry in atlas.snapshot().shards for path in (entry.cells_path, entry.hash_run_path)}
-    found.update(files(root, "cells", "hashes") - named)
+    entries = atlas.snapshot().shards
+    named = {path for entry in entries for path in (entry.cells_path, entry.hash_run_path)}
+    found.update(files(root, "cells", "hashes", "staging") - named)
+    shards_of = tuple(f"{entry.shard_path}/" for entry in entries)
+    found.update(key for key in files(root, "shards") if not key.startswith(shards_of))
     return found
 
 

@@ -4,19 +4,45 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cellmill.atlas import Atlas, Change, ShardEntry, Snapshot
+from cellmill.atlas.lease import Lease
 from cellmill.atlas.part import Part
 from cellmill.atlas.presence import Presence
+from cellmill.atlas.purging import purge
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.atlas.withdrawing import reason_of, without_withdrawn
-from cellmill.errors import ConfigError
+from cellmill.console import console
+from cellmill.errors import CellmillError, ConfigError
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.superseding import changed_rows, take_apart
 from cellmill.ingestion.withdrawn_columns import check_columns
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What a commit did.
+
+    Attributes
+    ----------
+    snapshot
+        Its number.
+    changed
+        Whether this call made it.
+    reports
+        Those of the data sets, with duplicates and withdrawn cells in them.
+    replaced
+        Data sets and digests of shards that were written and are not in the snapshot: they hold withdrawn cells.
+    """
+
+    snapshot: int
+    changed: bool
+    reports: list[DatasetReport]
+    replaced: frozenset[tuple[str, str]]
 
 
 def commit(
@@ -26,16 +52,11 @@ def commit(
     reports: Sequence[DatasetReport],
     config: DuplicateConfig,
     guard: Callable[[], None] | None = None,
-) -> tuple[int, bool, list[DatasetReport]]:
+) -> Committed:
     """Commit shards that are written, if the guard lets it: it is called right before each attempt, and may raise.
 
     A source that comes again, by its path or its content, under another configuration or with other content, replaces
     its former self in its data set. Cells that were withdrawn are left out.
-
-    Returns
-    -------
-    tuple
-        Number of the snapshot, whether this call made it, and the reports with the duplicates in them.
 
     Raises
     ------
@@ -44,10 +65,12 @@ def commit(
     """
     found = Found()
     withdrawn: dict[str, Counter[int]] = {}
+    written = {entry.key for entry in entries}
+    replaced: set[tuple[str, str]] = set()
     vocabulary = atlas.vocabulary()
 
     def plan(snapshot: Snapshot) -> Change | None:
-        nonlocal found, withdrawn
+        nonlocal found, withdrawn, replaced
         refuse_renamed(plans, snapshot.shards)
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
         withdrawals = active_withdrawals(atlas.storage)
@@ -65,6 +88,8 @@ def commit(
         unlike = [plan for plan in plans if any(entry.config_digest == plan.digest for entry in missing)]
         check_columns(atlas.storage, unlike, withdrawals, gone)
         new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
+        written.update(entry.key for entry in new)
+        replaced = written - {entry.key for entry in (*new, *snapshot.shards)}
         if not new and not gone:
             return None
         rest = take_apart(atlas.storage, lambda: vocabulary, snapshot.shards, is_gone)
@@ -85,11 +110,26 @@ def commit(
 
     version, changed = atlas.update(plan)
     told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
-    return (
-        version,
-        changed,
-        [_counted(report, withdrawn.get(plan.digest)) for report, plan in zip(told, plans, strict=True)],
+    return Committed(
+        snapshot=version,
+        changed=changed,
+        reports=[_counted(report, withdrawn.get(plan.digest)) for report, plan in zip(told, plans, strict=True)],
+        replaced=frozenset(replaced),
     )
+
+
+def purge_replaced(atlas: Atlas, done: Committed, lease: Lease) -> None:
+    """Delete shards with withdrawn cells that are not committed; the commit stands whatever comes of it."""
+    try:
+        left = purge(atlas, done.replaced, lease)
+    except CellmillError as error:
+        left = len(done.replaced)
+        console.print(f"[yellow]{error.what}[/yellow]", soft_wrap=True)
+    if left:
+        console.print(
+            f"{left:,} shards with withdrawn cells are left for `cellmill atlas gc {atlas.url} --forget`.",
+            soft_wrap=True,
+        )
 
 
 def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -> None:

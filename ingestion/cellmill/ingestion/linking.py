@@ -24,7 +24,7 @@ from cellmill.errors import SourceError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import pipeline, shards
 from cellmill.ingestion.chunk import process_chunk
-from cellmill.ingestion.commit import commit, refuse_renamed
+from cellmill.ingestion.commit import commit, purge_replaced, refuse_renamed
 from cellmill.ingestion.config import IngestConfig, QualityConfig
 from cellmill.ingestion.opening import close_source, open_source
 from cellmill.ingestion.plan import SourcePlan
@@ -63,7 +63,7 @@ def link(config: IngestConfig) -> IngestResult:
     pipeline.refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
     names = [key for plan in planned for digest in plan.shard_digests for key in _keys(plan.dataset, digest)]
-    with Lease(atlas.storage, "write", names):
+    with Lease(atlas.storage, "write", names) as lease:
         here = atlas.snapshot().shards
         refuse_renamed(planned, here)
         withdrawals = active_withdrawals(atlas.storage)
@@ -85,17 +85,18 @@ def link(config: IngestConfig) -> IngestResult:
                     advance(n_read)
                 pipeline.check_losses(config, tally.report())
         reports = [tally.report() for tally in tallies]
-        version, changed, reports = commit(atlas, plans, entries, reports, config.duplicates)
-        for report in reports:
+        done = commit(atlas, plans, entries, reports, config.duplicates)
+        for report in done.reports:
             key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
             atlas.storage.put(key, report.model_dump_json(indent=1).encode())
+        purge_replaced(atlas, done, lease)
     return IngestResult(
         atlas=atlas.url,
-        snapshot=version,
-        changed=changed,
-        reports=tuple(reports),
+        snapshot=done.snapshot,
+        changed=done.changed,
+        reports=tuple(done.reports),
         unchanged=tuple(plan.url for plan in planned if plan not in plans),
-        run=write_run(config, atlas.snapshot(version), reports),
+        run=write_run(config, atlas.snapshot(done.snapshot), done.reports),
     )
 
 

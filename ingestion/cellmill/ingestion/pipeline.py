@@ -18,7 +18,7 @@ from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging
 from cellmill.ingestion.backend import Backend, LocalBackend
-from cellmill.ingestion.commit import commit, refuse_renamed
+from cellmill.ingestion.commit import commit, purge_replaced, refuse_renamed
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.features import limits
@@ -149,8 +149,14 @@ def _ingest(
     refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
     # What is found from here on is not collected as garbage before it is committed.
-    with Lease(atlas.storage, "write", [name for plan in planned for name in _names(plan)]):
-        return _ingest_leased(config, atlas, planned, backend, memory, guard)
+    with Lease(atlas.storage, "write", [name for plan in planned for name in _names(plan)]) as lease:
+
+        def still_leased() -> None:
+            lease.check()
+            if guard is not None:
+                guard()
+
+        return _ingest_leased(config, atlas, planned, backend, memory, still_leased, lease)
 
 
 def _ingest_leased(
@@ -159,37 +165,37 @@ def _ingest_leased(
     planned: Sequence[SourcePlan],
     backend: Backend,
     memory: Source | None,
-    guard: Callable[[], None] | None,
+    guard: Callable[[], None],
+    lease: Lease,
 ) -> IngestResult:
     here = atlas.snapshot().shards
     refuse_renamed(planned, here)
     withdrawals = active_withdrawals(atlas.storage)
     active = {withdrawal.number for withdrawal in withdrawals}
     present = Presence(here, active)
-    done = [is_present(atlas, plan, present, active) for plan in planned]
-    plans = [plan for plan, is_done in zip(planned, done, strict=True) if not is_done]
-    unchanged = tuple(plan.url for plan, is_done in zip(planned, done, strict=True) if is_done)
+    here_already = [is_present(atlas, plan, present, active) for plan in planned]
+    plans = [plan for plan, is_here in zip(planned, here_already, strict=True) if not is_here]
+    unchanged = tuple(plan.url for plan, is_here in zip(planned, here_already, strict=True) if is_here)
     check_columns(atlas.storage, plans, withdrawals, ())
     n_cells = sum(plan.n_cells for plan in plans)
     with progress(n_cells, "ingesting") as advance:
         work = Work(advance, n_cells)
         tallies = _read(config, atlas, plans, backend, memory, work)
         entries = _write(atlas, plans, tallies, backend, work)
-    version, changed, reports = commit(
-        atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard
-    )
-    for report in reports:
+    done = commit(atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard)
+    for report in done.reports:
         key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
         atlas.storage.put(key, report.model_dump_json(indent=1).encode())
     for plan in plans:
         staging.clear(atlas.storage, plan)
+    purge_replaced(atlas, done, lease)
     return IngestResult(
         atlas=atlas.url,
-        snapshot=version,
-        changed=changed,
-        reports=tuple(reports),
+        snapshot=done.snapshot,
+        changed=done.changed,
+        reports=tuple(done.reports),
         unchanged=unchanged,
-        run=write_run(config, atlas.snapshot(version), reports),
+        run=write_run(config, atlas.snapshot(done.snapshot), done.reports),
     )
 
 

@@ -2,7 +2,8 @@
 
 Nothing is deleted that a running process may still commit. It says so by its lease (see `cellmill.atlas.lease`), and a
 collection waits for commits that are under way, and keeps commits that come from beginning, while it deletes. Files
-that never were in a snapshot are spared while they are young: a run that was cut off may go on with them.
+that never were in a snapshot are spared while they are young: a run that was cut off may go on with them. They are
+not where cells are withdrawn and old snapshots are forgotten: they may hold such cells, and shall be gone afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cellmill.atlas.files import File, Unit, list_files, list_units
 from cellmill.atlas.forgotten import Forgotten, forgotten_versions, mark, unmark
 from cellmill.atlas.history import catalog_lifetimes, is_retained
 from cellmill.atlas.lease import FOLDER as LEASES
-from cellmill.atlas.lease import Lease, LeaseRecord, all_leases, live_leases, lost_key
+from cellmill.atlas.lease import Lease, LeaseRecord, all_leases, await_commits, live_leases, lost_key
 from cellmill.atlas.tags import all_tags
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.config import Config
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 GRACE_S = 3600.0
 _WAIT_S = 60.0
-_POLL_S = 0.1
 _TOMBSTONE_S = 7 * 86_400.0
 _AT_ONCE = 64
 _THREADS = 16
@@ -108,7 +108,8 @@ def collect(
     forget
         Which snapshots are forgotten first; None for none.
     grace_s
-        Files that never were in a snapshot are spared until they are so old, in seconds.
+        Files that never were in a snapshot are spared until they are so old, in seconds; none of an ingestion are
+        while withdrawals hold and snapshots are forgotten.
     wait_s
         How long to wait for commits that are under way.
     dry_run
@@ -140,7 +141,8 @@ def collect(
             unmark(storage, version)
             tagged.add(version)
     units = list_units(storage)
-    sweep = _Sweep(atlas, before | (wanted - tagged), grace_s, clock)
+    hurry = forget is not None and bool(active_withdrawals(storage))
+    sweep = _Sweep(atlas, before | (wanted - tagged), grace_s, hurry, clock)
     if dry_run:
         sweep.look(units, live_leases(storage, clock()))
     else:
@@ -164,8 +166,9 @@ def collect(
 class _Sweep:
     """One look at what is there and what is needed, and the deletion of the rest."""
 
-    def __init__(self, atlas: Atlas, forgotten: set[int], grace_s: float, clock: Clock) -> None:
-        self._atlas, self._forgotten, self._grace_s, self._clock = atlas, forgotten, grace_s, clock
+    def __init__(self, atlas: Atlas, forgotten: set[int], grace_s: float, hurry: bool, clock: Clock) -> None:
+        self._atlas, self._forgotten, self._clock = atlas, forgotten, clock
+        self._grace_s, self._hurry = grace_s, hurry
         self.doomed: list[Unit] = []
         self.young = self.leased = 0
 
@@ -190,10 +193,13 @@ class _Sweep:
                 continue
             if any(lease.covers(unit.files[0].key) for lease in leases):
                 self.leased += 1
-            elif (unit.kind, unit.name) not in once and self._clock() - unit.modified < self._grace_s:
+            elif (unit.kind, unit.name) not in once and self._is_young(unit):
                 self.young += 1
             else:
                 self.doomed.append(unit)
+
+    def _is_young(self, unit: Unit) -> bool:
+        return not (self._hurry and unit.may_hold_cells) and self._clock() - unit.modified < self._grace_s
 
     def delete(self, lease: Lease) -> None:
         """Delete what was chosen; lists of shards come last, so that a deletion that is cut off can be taken up."""
@@ -212,15 +218,12 @@ class _Sweep:
 def _settled(atlas: Atlas, wait_s: float, clock: Clock) -> list[LeaseRecord]:
     """Wait until no commit is under way, end leases that have expired, and return those that live."""
     storage = atlas.storage
-    deadline = time.monotonic() + wait_s
-    while busy := [lease for lease in live_leases(storage, clock()) if lease.kind == "commit"]:
-        if time.monotonic() > deadline:
-            raise ConflictError(
-                f"A commit is under way ({busy[0].owner}); nothing was deleted.",
-                where=storage.join(busy[0].key),
-                fix="Run again when it is done. If that process is gone, its lease expires within minutes.",
-            )
-        time.sleep(_POLL_S)
+    if (busy := await_commits(storage, wait_s, clock)) is not None:
+        raise ConflictError(
+            f"A commit is under way ({busy.owner}); nothing was deleted.",
+            where=storage.join(busy.key),
+            fix="Run again when it is done. If that process is gone, its lease expires within minutes.",
+        )
     now = clock()
     expired = [lease for lease in all_leases(storage) if lease.expires < now and lease.kind != "collect"]
     for lease in expired:

@@ -15,6 +15,9 @@ from cellmill.store_errors import patiently
 _DRAFT = re.compile(r"\.partial$|#\d+$|/_delta_log/_commit_[^/]*\.tmp$")
 """Files that were being written, by us and by Delta, when their writer was killed."""
 
+_OF_CELLS = re.compile(r"(shards|cells|staging|hashes|overlays)/|catalog/[^/]*$")
+"""Files that tell something of cells; nobody writes them without a lease."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -52,6 +55,11 @@ class Unit:
     def modified(self) -> float:
         """When the newest of the files was written."""
         return max(file.modified for file in self.files)
+
+    @property
+    def may_hold_cells(self) -> bool:
+        """Whether it holds cells, or values of theirs."""
+        return self.kind == "reports" or _OF_CELLS.match(self.files[0].key) is not None
 
     def delete(self, storage: Storage) -> None:
         """Delete all files; of a shard first the one that says it is complete."""

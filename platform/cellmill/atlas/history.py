@@ -75,6 +75,20 @@ def readable_shards(atlas: Atlas, newest: int) -> tuple[ShardEntry, ...]:
     return tuple(found[key] for key in sorted(found))
 
 
+def named_shards(atlas: Atlas) -> tuple[ShardEntry, ...]:
+    """Return the shards of all snapshots whose lists are there, forgotten ones included, each once.
+
+    Raises
+    ------
+    IntegrityError
+        A file of the log is missing or damaged.
+    """
+    there = set(atlas.storage.list(_CATALOG))
+    paths = catalog_lifetimes(atlas.storage, atlas.snapshot().version)
+    found = {entry.key: entry for path in paths if f"{_CATALOG}/{path}" in there for entry in atlas.catalog_rows(path)}
+    return tuple(found[key] for key in sorted(found))
+
+
 def commit_infos(storage: Storage, newest: int) -> list[dict[str, Any]]:
     """Return what each commit says about itself, oldest first.
 

@@ -197,6 +197,16 @@ def all_leases(storage: Storage) -> list[LeaseRecord]:
     return found
 
 
+def await_commits(storage: Storage, wait_s: float, clock: Callable[[], float] = time.time) -> LeaseRecord | None:
+    """Wait until no commit is under way; return one that still is after `wait_s` seconds."""
+    deadline = time.monotonic() + wait_s
+    while busy := [lease for lease in live_leases(storage, clock()) if lease.kind == "commit"]:
+        if time.monotonic() > deadline:
+            return busy[0]
+        time.sleep(_POLL_S)
+    return None
+
+
 def live_leases(storage: Storage, now: float) -> list[LeaseRecord]:
     """Return the leases that have not expired."""
     return [lease for lease in all_leases(storage) if lease.expires >= now]

@@ -21,6 +21,7 @@ from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.part import Part, encode_parts, joined
 from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.predicate import parse
+from cellmill.atlas.purging import purge
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.unhiding import show_again
@@ -118,6 +119,7 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
 
     version, _ = atlas.update(plan)
     made[-1].amend_reports()
+    purge(atlas, (entry.key for lost in made[:-1] for entry in lost.rewritten))
     return made[-1].removal(version)
 
 
@@ -159,7 +161,7 @@ class _Plan:
         storage = atlas.storage
         self._cells: Counter[tuple[str, str]] = Counter()
         self._touched: list[ShardEntry] = []
-        self._rewritten: list[ShardEntry] = []
+        self.rewritten: list[ShardEntry] = []
         self._dropped = 0
         self._shown_again = 0
         self._removed: list[U64] = []
@@ -188,7 +190,7 @@ class _Plan:
         elif gone.all():
             mark_wholly_withdrawn(storage, entry.planned, [number])
         if not gone.all():
-            self._rewritten.append(without_rows(storage, vocabulary, entry, gone, [number]))
+            self.rewritten.append(without_rows(storage, vocabulary, entry, gone, [number]))
 
     def change(self) -> Change:
         """Return what the commit does: something even if no cell is affected, so that others see the withdrawal."""
@@ -198,7 +200,7 @@ class _Plan:
         stay = [entry for entry in self._snapshot.shards if entry.key not in touched]
         # Only shards whose hashes were indexed are indexed again.
         indexed = {entry.planned for entry in self._touched if entry.hash_run}
-        entries = with_clean_runs(storage, stay, self._rewritten, indexed)
+        entries = with_clean_runs(storage, stay, self.rewritten, indexed)
         changed = show_again(storage, entries, self._removed)
         rows = HashIndex(storage, entries).add([entry for entry in changed if entry.hash_run])
         before = sum(entry.n_cells for entry in entries)

@@ -43,7 +43,13 @@ def gc(
         str | None, typer.Option("--before", help="With --forget: only snapshots older than this date, UTC.")
     ] = None,
     grace: Annotated[
-        float, typer.Option("--grace", help="Minutes for which files that never were in a snapshot are spared.", min=0)
+        float,
+        typer.Option(
+            "--grace",
+            help="Minutes for which files that never were in a snapshot are spared; "
+            "with --forget none are while withdrawals hold.",
+            min=0,
+        ),
     ] = 60.0,
     dry_run: DryRun = False,
     as_json: Json = False,
