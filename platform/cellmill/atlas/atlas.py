@@ -162,8 +162,12 @@ class Atlas:
             tags[tag.version].append(tag.name)
         return [
             line.model_copy(update={"tags": tuple(tags[line.version]), "forgotten": line.version in forgotten})
-            for line in self._catalog.log()
+            for line in self.commits()
         ]
+
+    def commits(self) -> list[LogEntry]:
+        """Return what each commit says about itself, newest first, without what was said of it later: see `log`."""
+        return self._catalog.log()
 
     def commit(
         self,

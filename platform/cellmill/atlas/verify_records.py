@@ -5,7 +5,7 @@ from __future__ import annotations
 from cellmill.atlas.forgotten import all_forgotten
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.tags import all_tags
-from cellmill.atlas.withdrawals import active_withdrawals, withdrawn_rows
+from cellmill.atlas.withdrawals import active_withdrawals, all_withdrawals, wholly_withdrawn, withdrawn_rows
 from cellmill.errors import IntegrityError
 
 
@@ -29,14 +29,24 @@ def check_tags(snapshot: Snapshot) -> None:
 
 
 def check_withdrawals(snapshot: Snapshot) -> None:
-    """Read all withdrawals, and find cells of the newest snapshot that should be gone.
+    """Read all that is known of withdrawals, and find cells of the newest snapshot that should be gone.
 
     Raises
     ------
     IntegrityError
-        A withdrawal is damaged, or was written down but not carried out.
+        A withdrawal is damaged or lost, or was written down but not carried out.
     """
     storage = snapshot.atlas.storage
+    wholly_withdrawn(storage)
+    there = {withdrawal.number for withdrawal, _ in all_withdrawals(storage)}
+    logged = {int(line.facts["withdrawal"]) for line in snapshot.atlas.commits() if "withdrawal" in line.facts}
+    # Numbers are given one after the other, so a gap is one that is lost, even if nobody carried it out.
+    if lost := (logged | set(range(1, max(there, default=0)))) - there:
+        raise IntegrityError(
+            f"Withdrawal {min(lost)} was made, and what it withdraws is lost: cells of it could come back.",
+            where=storage.join("withdrawals"),
+            fix="Restore the file from a copy of the atlas.",
+        )
     withdrawals = active_withdrawals(storage)
     if not withdrawals or snapshot.version != snapshot.atlas.snapshot().version:
         return

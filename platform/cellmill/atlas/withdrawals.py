@@ -21,7 +21,7 @@ from cellmill.atlas.matching import mask_of
 from cellmill.atlas.part import Part
 from cellmill.atlas.predicate import KINDS, Predicate, parse
 from cellmill.atlas.pruning import decide
-from cellmill.atlas.record import encode, read_record
+from cellmill.atlas.record import encode, read_record, read_records
 from cellmill.atlas.summary import facts
 from cellmill.config import Config
 from cellmill.errors import AtlasError, ConfigError
@@ -81,6 +81,17 @@ def all_withdrawals(storage: Storage) -> list[tuple[Withdrawal, Lift | None]]:
         if withdrawal is not None:
             found.append((withdrawal, read_record(storage, _lifted_key(number), Lift)))
     return found
+
+
+def wholly_withdrawn(storage: Storage) -> list[WhollyWithdrawn]:
+    """Return what was written down of shards of which nothing is left.
+
+    Raises
+    ------
+    IntegrityError
+        A record is damaged.
+    """
+    return read_records(storage, _WHOLE, WhollyWithdrawn)
 
 
 def active_withdrawals(storage: Storage) -> list[Withdrawal]:

@@ -75,3 +75,22 @@ def test_records_are_verified_and_a_withdrawal_that_was_cut_off_is_found(tmp_pat
         path.write_bytes(content)
     mark(atlas.storage, [Forgotten(version=1, time="2026-01-01T00:00:00Z", reason="old")])
     assert "The tag 'v1' is of snapshot 1, which is not there." in atlas.verify().damage[0].what
+
+
+def test_what_is_lost_or_flipped_of_withdrawals_is_found(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path)
+    first = remove(atlas, "n_counts >= 0 and donor = 'd1'", "consent")
+    second = remove(atlas, "n_counts >= 0", "consent")
+    (record, *_) = sorted((tmp_path / "withdrawn").rglob("*.json"))
+    content = record.read_bytes()
+    for at in range(len(content)):
+        record.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        assert not atlas.verify().sound, at
+    record.write_bytes(content)
+    assert atlas.verify().sound
+    for number in (first.number, second.number):
+        path = tmp_path / f"withdrawals/{number:04d}.json"
+        content = path.read_bytes()
+        path.unlink()
+        assert f"Withdrawal {number} was made, and what it withdraws is lost" in atlas.verify().damage[0].what
+        path.write_bytes(content)
