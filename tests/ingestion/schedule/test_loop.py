@@ -54,6 +54,9 @@ def test_ticks_during_a_run_are_skipped_and_logged(tmp_path: Path, monkeypatch: 
     config = schedule(tmp_path / "atlas", write(make_adata(10), tmp_path / "a.h5ad"), cron="0 * * * *")
 
     def slow(*arguments: Any) -> Any:
+        status = json.loads((tmp_path / "atlas/schedule/nightly/status.json").read_text())
+        # What is due next lies ahead while a tick runs, too.
+        assert (status["state"], datetime.fromisoformat(status["next"])) == ("running", clock.time + HOUR)
         clock.time += timedelta(hours=2, minutes=30)
         return land(*arguments)
 

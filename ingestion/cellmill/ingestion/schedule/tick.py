@@ -8,6 +8,7 @@ from typing import Any
 
 from cellmill.atlas import Atlas
 from cellmill.errors import CellmillError, LockError, SourceError
+from cellmill.ingestion.schedule.cron import next_time
 from cellmill.ingestion.schedule.decide import DUE, Decision
 from cellmill.ingestion.schedule.hook import HELD, run_hook
 from cellmill.ingestion.schedule.landing import land, take_out
@@ -279,13 +280,14 @@ class Tick:
     def _show(self, doing: str) -> None:
         board = self._its.board
         history = board.status.with_tick(self.report).history
-        first = not self._decisions
+        first, now = not self._decisions, self._clock.now()
         board.update(
-            self._clock.now(),
+            now,
             write=first,
             state="running",
             doing=doing,
             owner=self._lock.holder.owner,
+            next=next_time(self._config.cron, self._config.zone, now),
             history=history,
             sources=source_lines(self._state, self._decisions),
         )
