@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from pydantic import ValidationError
 
 from cellmill.config import Config
 from cellmill.errors import CellmillError, IntegrityError, LockError, SourceError
+from cellmill.process import Process, owner
 from cellmill.storage import Storage
 
 _FOLDER = "locks"
@@ -41,9 +40,8 @@ class Holder(Config):
         For people: machine and process.
     token
         Tells two takers of one number apart.
-    machine, pid, born
-        Kernel and name space of processes, process, and when it started in ticks of that kernel: they tell a taker on
-        the same machine that the holder has died; `born` is None where that could not be seen.
+    process
+        Tells a taker on the same machine that the holder has died.
     taken, expires
         Seconds since 1970 by the holder's clock.
     released
@@ -53,21 +51,14 @@ class Holder(Config):
     number: int
     owner: str
     token: str
-    machine: str
-    pid: int
-    born: int | None
+    process: Process
     taken: float
     expires: float
     released: bool = False
 
     def is_free(self, now: float) -> bool:
         """Return whether another may take the lock: it was given back, has expired, or its holder is known dead."""
-        return self.released or now > self.expires or self._has_died()
-
-    def _has_died(self) -> bool:
-        if not self.machine or self.machine != _machine():
-            return False
-        return self.born is not None and _born(self.pid) not in (None, self.born)
+        return self.released or now > self.expires or self.process.has_died()
 
 
 class Lock:
@@ -182,14 +173,11 @@ def acquire(
     now = clock()
     if last is not None and not last.is_free(now):
         return None
-    pid = os.getpid()
     mine = Holder(
         number=last.number + 1 if last else 1,
-        owner=f"{socket.gethostname()}, process {pid}",
+        owner=owner(),
         token=secrets.token_hex(8),
-        machine=_machine(),
-        pid=pid,
-        born=_born(pid),
+        process=Process.this(),
         taken=now,
         expires=now + ttl_s,
     )
@@ -244,24 +232,3 @@ def _numbers(storage: Storage, name: str) -> list[int]:
 
 def _key(name: str, number: int) -> str:
     return f"{_FOLDER}/{name}/{number:08d}.json"
-
-
-def _machine() -> str:
-    """Return the running kernel and this process's name space of processes; empty where they are not known."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _born(pid: int) -> int | None:
-    """Return when a process started, in ticks of the kernel; 0 if it does not live, None if that is not known."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            state, *fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    except OSError:
-        return None
-    return 0 if state in ("Z", "X") else int(fields[18])

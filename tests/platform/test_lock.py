@@ -177,13 +177,14 @@ def test_a_holder_that_cannot_be_seen_counts_as_alive(
     holder = take(storage, clock).holder
 
     def unreadable(path: Any, *arguments: Any, **more: Any) -> Any:
-        if str(path) == f"/proc/{holder.pid}/stat":
+        if str(path) == f"/proc/{holder.process.pid}/stat":
             raise error
         return open(path, *arguments, **more)
 
-    monkeypatch.setattr("cellmill.lock.open", unreadable, raising=False)
+    monkeypatch.setattr("cellmill.process.open", unreadable, raising=False)
     assert holder.is_free(clock()) == is_free
-    assert not holder.model_copy(update={"born": None}).is_free(clock())
+    unseen = holder.process.model_copy(update={"born": None})
+    assert not holder.model_copy(update={"process": unseen}).is_free(clock())
 
 
 def test_a_damaged_lock_is_named(storage: Storage) -> None:

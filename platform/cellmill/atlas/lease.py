@@ -1,15 +1,14 @@
 """Leases: what running processes are about to use, so that the garbage collection lets it be.
 
 ``leases/<id>.json`` says who works, until when, and on what. Its owner renews it in the background, and a lease that is
-not renewed expires. A collection has a lease, too. Writers and collections exclude each other because each first writes
-its own lease and then looks for those of others: of two that start at once at least one sees the other.
+not renewed expires; where the owner is known to be dead it has ended. A collection has a lease, too. Writers and
+collections exclude each other because each first writes its own lease and then looks for those of others: of two that
+start at once at least one sees the other.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 
 from cellmill.config import Config
 from cellmill.errors import CellmillError, LockError, SourceError
+from cellmill.process import Process, owner
 from cellmill.storage import Storage
 
 FOLDER = "leases"
@@ -43,6 +43,8 @@ class LeaseRecord(Config):
         ``write`` uses what `names` says; ``commit`` may use anything; ``collect`` deletes.
     owner
         For people: machine and process.
+    process
+        Tells others on the same machine that the owner has died; None where it is not known.
     expires
         Seconds since 1970, by the owner's clock.
     names
@@ -52,6 +54,7 @@ class LeaseRecord(Config):
     id: str
     kind: Kind
     owner: str
+    process: Process | None
     expires: float
     names: tuple[str, ...] = ()
 
@@ -59,6 +62,10 @@ class LeaseRecord(Config):
     def key(self) -> str:
         """Where it is, relative to the atlas."""
         return f"{FOLDER}/{self.id}.json"
+
+    def has_ended(self, now: float) -> bool:
+        """Return whether it was not renewed in time, or its owner is known to be dead."""
+        return self.expires < now or (self.process is not None and self.process.has_died())
 
     def covers(self, key: str) -> bool:
         """Return whether the owner may still use a file."""
@@ -97,7 +104,8 @@ class Lease:
         self.record = LeaseRecord(
             id=secrets.token_hex(8),
             kind=kind,
-            owner=f"{socket.gethostname()}, process {os.getpid()}",
+            owner=owner(),
+            process=Process.this(),
             expires=clock() + ttl_s,
             names=tuple(names),
         )
@@ -193,7 +201,7 @@ def all_leases(storage: Storage) -> list[LeaseRecord]:
             if key.endswith(".json"):
                 # Unreadable: nobody knows what it covers, so it covers everything, for as long as the file is there.
                 number = key.rpartition("/")[2].removesuffix(".json")
-                found.append(LeaseRecord(id=number, kind="commit", owner="unknown", expires=float("inf")))
+                found.append(LeaseRecord(id=number, kind="commit", owner="unknown", process=None, expires=float("inf")))
     return found
 
 
@@ -208,5 +216,5 @@ def await_commits(storage: Storage, wait_s: float, clock: Callable[[], float] = 
 
 
 def live_leases(storage: Storage, now: float) -> list[LeaseRecord]:
-    """Return the leases that have not expired."""
-    return [lease for lease in all_leases(storage) if lease.expires >= now]
+    """Return the leases that have not ended."""
+    return [lease for lease in all_leases(storage) if not lease.has_ended(now)]

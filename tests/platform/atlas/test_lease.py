@@ -1,5 +1,7 @@
 """Leases: who works on what, and who waits for whom."""
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -59,4 +61,35 @@ def test_a_lease_that_cannot_be_read_covers_everything(tmp_path: Path) -> None:
     storage = Storage.open(tmp_path)
     storage.put(f"{FOLDER}/x.json", b"{")
     (found,) = live_leases(storage, time.time())
-    assert found == LeaseRecord(id="x", kind="commit", owner="unknown", expires=float("inf"))
+    assert found == LeaseRecord(id="x", kind="commit", owner="unknown", process=None, expires=float("inf"))
+
+
+HOLD = """
+import sys, time
+from cellmill.atlas.lease import Lease
+from cellmill.storage import Storage
+with Lease(Storage.open(sys.argv[1]), sys.argv[2], ["staging/"]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["write", "commit", "collect"])
+def test_the_lease_of_a_process_that_was_killed_on_this_machine_keeps_nobody_waiting(tmp_path: Path, kind: str) -> None:
+    storage = Storage.open(tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), kind], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline().strip() == "held"
+    assert [lease.kind for lease in live_leases(storage, time.time())] == [kind]
+    child.kill()
+    child.wait()
+    assert live_leases(storage, time.time()) == []
+    (dead,) = all_leases(storage)
+    assert dead.expires > time.time()
+    with Lease(storage, "commit"):
+        pass
+    # Of a process elsewhere nothing is known: only time ends its lease.
+    assert dead.process is not None
+    elsewhere = dead.model_copy(update={"process": dead.process.model_copy(update={"machine": "another"})})
+    assert not elsewhere.has_ended(time.time())
+    assert elsewhere.has_ended(dead.expires + 1)
