@@ -10,6 +10,8 @@ import pytest
 from cellmill.atlas import Atlas, Snapshot
 from cellmill.atlas.cell_keys import shard_keys
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.lease import Lease
+from cellmill.atlas.purging import purge
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.withdrawals import all_withdrawals, lift
 from cellmill.atlas.withdrawing import remove
@@ -286,4 +288,40 @@ def test_a_withdrawal_that_comes_after_the_plan_is_not_missed(tmp_path: Path, na
 
     with pytest.raises(ConflictError if name == "donor" else ConfigError, match="withdrawal 1"):
         ingest(config(root, a), guard=withdraw)
+    same(root, [without(adata)])
+
+
+def test_what_another_ingestion_may_commit_is_left_for_the_garbage_collection(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, adata = tmp_path / "atlas", make_adata(30, seed=1)
+    settings = config(root, write(adata, tmp_path / "a.h5ad"), **OBS)
+    ingest(settings)
+    atlas = Atlas.open(root)
+    remove(atlas, D1, "consent")
+    adata.obs["age"] += 1
+    write(adata, tmp_path / "a.h5ad")
+    with Lease(atlas.storage, "write", ["cells/a/"]):
+        ingest(settings)
+    (entry,) = atlas.snapshot().shards
+    assert "left for `cellmill atlas gc" in capsys.readouterr().err
+    assert (root / f"cells/a/{entry.origin}.parquet").exists()
+    assert purge(atlas, [entry.planned, entry.key]) == 0
+    assert not (root / f"cells/a/{entry.origin}.parquet").exists()
+    atlas.verify().check()
+    atlas.verify(1).check()
+
+
+def test_withdrawn_cells_of_a_file_do_not_come_back_under_the_name_of_another_data_set(tmp_path: Path) -> None:
+    root, adata = tmp_path / "atlas", make_adata(30, seed=1)
+    path = write(adata, tmp_path / "a.h5ad")
+    ingest(config(root, path, **OBS))
+    atlas = Atlas.open(root)
+    remove(atlas, "dataset = 'a' and donor = 'd1'", "consent")
+    atlas.commit(remove=[entry.key for entry in atlas.snapshot().shards])
+    other = path.rename(tmp_path / "b.h5ad")
+    with pytest.raises(ConfigError, match="withdrawn under the name of another data set"):
+        ingest(config(root, other, **OBS))
+    back = other.rename(path)
+    ingest(config(root, back, **OBS))
     same(root, [without(adata)])

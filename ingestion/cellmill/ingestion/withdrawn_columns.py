@@ -31,7 +31,7 @@ def lacking(withdrawal: Withdrawal, dataset: str, kept: Container[str]) -> list[
         Names in the atlas of the columns of obs that are kept.
     """
     predicate = read_predicate(withdrawal.where)
-    if decide(predicate, {"dataset": Facts(dataset, dataset, 0)}) is False:
+    if not _speaks_of(withdrawal, dataset):
         return []
     own = {*FIXED.names, *CATALOG}
     return [name for name in predicate.columns if name not in own and name not in kept]
@@ -56,13 +56,22 @@ def check_columns(
     Raises
     ------
     ConfigError
-        A withdrawal took cells of the data set or file by a column that is no longer kept.
+        A withdrawal took cells of the data set or file by a column that is no longer kept, or by the data set's name,
+        which would be another.
     ConflictError
         Cells were withdrawn, by a column that could have been kept, after the source was planned.
     """
     for plan in plans:
         former = [entry for entry in replaced if plan.dataset in entry.datasets]
         for withdrawal in withdrawals:
+            if not _speaks_of(withdrawal, plan.dataset) and had_cells(storage, withdrawal.number, "", plan.sha256):
+                raise ConfigError(
+                    f"Cells of this file were withdrawn under the name of another data set (withdrawal "
+                    f"{withdrawal.number}: {withdrawal.where}): as {plan.dataset!r} they could come back.",
+                    where=plan.url,
+                    fix="Give it the data set's former name (`dataset:`), or lift the withdrawal: "
+                    f"cellmill atlas remove {storage.url} --lift {withdrawal.number} --reason ...",
+                )
             missing = lacking(withdrawal, plan.dataset, plan.columns)
             if late := [name for name in missing if name in plan.unkept]:
                 raise ConflictError(
@@ -81,6 +90,10 @@ def check_columns(
                     fix=f"Keep the column under that name (`obs: {{COLUMN: {missing[0]}}}`), or lift the withdrawal: "
                     f"cellmill atlas remove {storage.url} --lift {withdrawal.number} --reason ...",
                 )
+
+
+def _speaks_of(withdrawal: Withdrawal, dataset: str) -> bool:
+    return decide(read_predicate(withdrawal.where), {"dataset": Facts(dataset, dataset, 0)}) is not False
 
 
 def _has_withdrawn(storage: Storage, entry: ShardEntry, dataset: str, withdrawal: Withdrawal) -> bool:

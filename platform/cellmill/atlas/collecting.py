@@ -225,7 +225,7 @@ def _settled(atlas: Atlas, wait_s: float, clock: Clock) -> list[LeaseRecord]:
             fix="Run again when it is done. If that process is gone, its lease expires within minutes.",
         )
     now = clock()
-    expired = [lease for lease in all_leases(storage) if lease.has_ended(now) and lease.kind != "collect"]
+    expired = [lease for lease in all_leases(storage) if lease.has_ended(storage, now) and lease.kind != "collect"]
     for lease in expired:
         storage.put(lost_key(lease.id), b"")
         storage.delete(lease.key)

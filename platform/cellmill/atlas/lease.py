@@ -1,9 +1,9 @@
 """Leases: what running processes are about to use, so that the garbage collection lets it be.
 
 ``leases/<id>.json`` says who works, until when, and on what. Its owner renews it in the background, and a lease that is
-not renewed expires; where the owner is known to be dead it has ended. A collection has a lease, too. Writers and
-collections exclude each other because each first writes its own lease and then looks for those of others: of two that
-start at once at least one sees the other.
+not renewed expires; on a local disk it ends with its owner. A collection has a lease, too. Writers and collections
+exclude each other because each first writes its own lease and then looks for those of others: of two that start at once
+at least one sees the other.
 """
 
 from __future__ import annotations
@@ -63,9 +63,12 @@ class LeaseRecord(Config):
         """Where it is, relative to the atlas."""
         return f"{FOLDER}/{self.id}.json"
 
-    def has_ended(self, now: float) -> bool:
-        """Return whether it was not renewed in time, or its owner is known to be dead."""
-        return self.expires < now or (self.process is not None and self.process.has_died())
+    def has_ended(self, storage: Storage, now: float) -> bool:
+        """Return whether it was not renewed in time, or its owner, who wrote to this machine's disk, has died."""
+        if self.expires < now:
+            return True
+        # An object store may yet do what it was asked for by a process that is dead.
+        return storage.is_local and self.process is not None and self.process.has_died()
 
     def covers(self, key: str) -> bool:
         """Return whether the owner may still use a file."""
@@ -217,4 +220,4 @@ def await_commits(storage: Storage, wait_s: float, clock: Callable[[], float] = 
 
 def live_leases(storage: Storage, now: float) -> list[LeaseRecord]:
     """Return the leases that have not ended."""
-    return [lease for lease in all_leases(storage) if not lease.has_ended(now)]
+    return [lease for lease in all_leases(storage) if not lease.has_ended(storage, now)]
