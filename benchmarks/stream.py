@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.ingest import machine, touch_memory
 from benchmarks.ingest_inputs import write_h5ad
 from benchmarks.raw_counts import RawCounts
-from benchmarks.stream_goals import goals
+from benchmarks.stream_goals import goals, where_time_goes
 from benchmarks.stream_rows import tokeniser
 from benchmarks.synthetic import write_atlas
 
@@ -134,6 +134,7 @@ def main() -> None:
             "notes": notes,
         }
     found["goals"] = goals(found)
+    found["notes"] += where_time_goes(found)
     show(found)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(found, indent=1) + "\n")

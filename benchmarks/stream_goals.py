@@ -11,8 +11,12 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     peak = {row["name"]: row["peak_gb"] for row in found["rows"]}
     result: list[dict[str, Any]] = []
 
-    def add(name: str, goal: float, value: float, unit: str, met: bool) -> None:
-        result.append({"name": name, "goal": goal, "value": value, "unit": unit, "met": met})
+    cells = f"{found['cells']:,} cells of {found['datasets']} data sets in batches of {found['batch_size']}"
+    rows = f"{cells}, median of {found['rounds']} rounds"
+
+    def add(name: str, goal: float, value: float, unit: str, met: bool, measured: str = rows) -> None:
+        facts = {"name": name, "goal": goal, "value": value, "unit": unit, "met": met, "measured": measured}
+        result.append(facts)
 
     for name, goal in (("local:tokens", 60_000.0), ("ray:tokens", 45_000.0)):
         for row in (name, f"{name}-arrow"):
@@ -23,8 +27,23 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
             value = rate[row] / rate["peer:annbatch"]
             add(f"raw counts beside annbatch: {row}", 3.0, value, "times", value >= 3)
     for row in (row for row in peak if row.startswith("local:") and row != "local:floor"):
-        add(f"peak memory: {row}", 1.0, peak[row], "GB", peak[row] < 1)
+        add(f"peak memory: {row}", 1.0, peak[row], "GB", peak[row] < 1, f"{cells}, largest of {found['rounds']} rounds")
     for label in ("donor", "dataset"):
         value = found["mixing"][0][label]
-        add(f"entropy of {label} in global batches", 0.99, value, "of random batches", value >= 0.99)
+        add(f"entropy of {label} in global batches", 0.99, value, "of random batches", value >= 0.99, cells)
     return result
+
+
+def where_time_goes(found: dict[str, Any]) -> list[str]:
+    """Return, for each rate that was missed in process, the microseconds of a cell by stage."""
+    us = {row["name"]: row["us_per_cell"] for row in found["rows"]}
+    texts = []
+    for goal in found["goals"]:
+        row = goal["name"].partition(": ")[2]
+        costs = found["stages_us_per_cell"].get(row.removeprefix("local:"))
+        if goal["met"] or costs is None or goal["unit"] == "GB":
+            continue
+        stages = ", ".join(f"{stage} {cost:.1f}" for stage, cost in costs.items())
+        wanted = us["peer:annbatch"] / goal["goal"] if goal["unit"] == "times" else 1e6 / goal["goal"]
+        texts.append(f"{row}: {us[row]:.1f} us a cell, wanted {wanted:.1f}; measured apart: {stages}.")
+    return texts
