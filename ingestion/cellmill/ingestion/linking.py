@@ -85,7 +85,7 @@ def link(config: IngestConfig) -> IngestResult:
                     advance(n_read)
                 pipeline.check_losses(config, tally.report())
         reports = [tally.report() for tally in tallies]
-        done = commit(atlas, plans, entries, reports, config.duplicates)
+        done = commit(atlas, plans, entries, reports, config.duplicates, lease.check)
         for report in done.reports:
             key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
             atlas.storage.put(key, report.model_dump_json(indent=1).encode())
