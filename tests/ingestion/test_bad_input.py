@@ -240,3 +240,14 @@ def test_the_command_plans_ingests_and_says_when_nothing_changes(tmp_path: Path)
     assert json.loads(CliRunner().invoke(load_app(), run).stdout)["changed"]
     again = json.loads(CliRunner().invoke(load_app(), [*run, "--set", "task_memory_mb=64"]).stdout)
     assert not again["changed"]
+
+
+@pytest.mark.parametrize("column", [-5, 40])
+def test_an_anndata_in_memory_that_names_columns_it_does_not_have_is_refused(tmp_path: Path, column: int) -> None:
+    adata = make_adata(50, 40)
+    counts = sparse.csr_matrix(adata.X)
+    counts.indices = counts.indices.copy()
+    counts.indices[3] = column
+    adata.X = counts
+    with pytest.raises(SourceError, match="The sparse matrix is inconsistent"):
+        ingest(adata, atlas=tmp_path / "atlas")

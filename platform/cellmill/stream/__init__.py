@@ -1,9 +1,18 @@
 """The stream: shuffled, tokenised batches of an atlas, with a position exact to the cell."""
 
-from cellmill.stream.balance import micro_batch_count, split_cells
+from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ratio, waste
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.plan import EpochPlan
 from cellmill.stream.position import Position
 from cellmill.stream.stream import Stream
 
-__all__ = ["EpochPlan", "Position", "Stream", "StreamConfig", "micro_batch_count", "split_cells"]
+__all__ = [
+    "EpochPlan",
+    "Position",
+    "Stream",
+    "StreamConfig",
+    "micro_batch_count",
+    "split_cells",
+    "straggler_ratio",
+    "waste",
+]

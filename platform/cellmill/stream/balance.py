@@ -67,3 +67,29 @@ def split_cells(lengths: I64, parts: int) -> list[I64]:
         if len(taken[part]) < full:
             heapq.heappush(heap, (tokens + int(lengths[cell]), part))
     return [np.array(sorted(cells), dtype=np.int64) for cells in taken]
+
+
+def waste(tokens: I64) -> float:
+    """Return the share of time in which workers that step together wait for the one with most tokens: 0 for none.
+
+    Time is taken to be that of the tokens, and every pass to take as long as its longest.
+
+    Parameters
+    ----------
+    tokens : int64 [passes, workers]
+        Of each forward pass; or of the micro-batches of a worker, one after the other, in place of workers.
+    """
+    spent = tokens.shape[1] * int(tokens.max(axis=1).sum())
+    return 1 - int(tokens.sum()) / spent if spent else 0.0
+
+
+def straggler_ratio(tokens: I64) -> float:
+    """Return how many times as long as the mean worker the slowest takes, over all steps: 1 if none waits.
+
+    Parameters
+    ----------
+    tokens : int64 [steps, workers]
+        Of each step.
+    """
+    total = int(tokens.sum())
+    return tokens.shape[1] * int(tokens.max(axis=1).sum()) / total if total else 1.0

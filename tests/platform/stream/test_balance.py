@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellmill.errors import ConfigError
-from cellmill.stream import micro_batch_count, split_cells
+from cellmill.stream import micro_batch_count, split_cells, straggler_ratio, waste
 
 
 @settings(max_examples=200, deadline=None)
@@ -39,3 +39,15 @@ def test_fewer_cells_than_parts() -> None:
 def test_a_cell_above_the_capacity_is_refused() -> None:
     with pytest.raises(ConfigError, match="token_capacity"):
         micro_batch_count(4, 1201, 1200)
+
+
+@given(st.lists(st.lists(st.integers(0, 5000), min_size=3, max_size=3), min_size=1, max_size=20))
+def test_waiting_is_what_a_clock_would_show(steps: list[list[int]]) -> None:
+    clock = working = 0
+    for workers in steps:
+        clock += max(workers)
+        working += sum(workers)
+    tokens = np.array(steps, np.int64)
+    assert waste(tokens) == pytest.approx(1 - working / (3 * clock) if clock else 0)
+    assert straggler_ratio(tokens) == pytest.approx(clock / (working / 3) if working else 1)
+    assert waste(tokens[:, :1]) == 0

@@ -102,7 +102,16 @@ class AnnDataSource:
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         block = self._matrix(place)[start:stop]
-        return sparse.csr_matrix(block if sparse.issparse(block) else native(np.asarray(block)))
+        found = sparse.csr_matrix(block if sparse.issparse(block) else native(np.asarray(block)))
+        try:
+            found.check_format(full_check=True)
+        except ValueError as error:
+            raise SourceError(
+                f"The sparse matrix is inconsistent: {error}.",
+                where=f"{self.url}: {place}, cells {start} to {stop - 1}",
+                fix="Build it anew from what it was made of.",
+            ) from error
+        return found
 
     def _matrix(self, place: str) -> Any:
         if place == "X":
