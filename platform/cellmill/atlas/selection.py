@@ -131,9 +131,23 @@ class Selection:
                 total[value] += n
         return dict(total.most_common())
 
-    def table(self, i: int, columns: Sequence[str]) -> pa.Table:
-        """Return columns of the selected cells of the i-th shard, aligned with `rows`."""
-        return self._table(self.shards[i], list(columns))
+    def table(self, i: int, columns: Sequence[str], cells: npt.NDArray[np.int64] | None = None) -> pa.Table:
+        """Return columns of the selected cells of the i-th shard, aligned with `rows`.
+
+        Parameters
+        ----------
+        i
+            Which shard.
+        columns
+            Which columns.
+        cells : int64 [n], optional
+            Of which of its selected cells, by their positions; all by default. What is far from them is not read.
+        """
+        if cells is None:
+            return self._table(self.shards[i], list(columns))
+        rows = self.rows(i)
+        chosen = cells if rows is None else rows[cells].astype(np.int64)
+        return self.snapshot.shard_cells(self.shards[i], list(columns), chosen)
 
     def column(self, name: str) -> list[npt.NDArray[Any]]:
         """Return one column of the metadata, an array a shard, aligned with `rows`.

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL, CellsFile, unify
@@ -175,14 +176,16 @@ class Snapshot:
         """Return the metadata of one shard, opened."""
         return CellsFile(self.atlas.storage, entry)
 
-    def shard_cells(self, entry: ShardEntry, columns: Sequence[str]) -> pa.Table:
-        """Return columns of all rows of one shard, also of those that the snapshot hides."""
+    def shard_cells(
+        self, entry: ShardEntry, columns: Sequence[str], rows: npt.NDArray[np.int64] | None = None
+    ) -> pa.Table:
+        """Return columns of all or some rows of one shard, also of those that the snapshot hides."""
         stored = [name for name in columns if name not in VIRTUAL]
-        table = self.cells_file(entry).read(stored) if stored else None
+        table = self.cells_file(entry).read(stored, rows) if stored else None
         if "is_duplicate" in columns:
             mark = np.zeros(entry.n_rows, dtype=bool)
             mark[read_overlay(self.atlas.storage, entry).duplicate] = True
-            column = pa.chunked_array([pa.array(mark)])
+            column = pa.chunked_array([pa.array(mark if rows is None else mark[rows])])
             table = (
                 table.append_column("is_duplicate", column) if table is not None else pa.table({"is_duplicate": column})
             )

@@ -20,8 +20,8 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 
-_COLUMN_BYTES = 1 << 30
-"""Columns that a process keeps: with one label, those of 80 million cells."""
+_COLUMN_BYTES = 1 << 29
+"""Columns that a process keeps: with one label, those of 26 million cells. Of more cells, none are kept."""
 _DRAWN_BYTES = 1 << 28
 
 
@@ -116,6 +116,7 @@ class SelectedCells:
         self._storage = CachedStorage(storage.url, cache_gb) if cache_gb else storage
         self._labels = labels
         self._columns: Kept[int, ShardColumns] = Kept(_COLUMN_BYTES)
+        self._keeps = selection.n_cells * (16 + 4 * len(labels)) <= _COLUMN_BYTES
         self._drawn: Kept[tuple[int, int], Drawn] = Kept(_DRAWN_BYTES)
 
     @property
@@ -190,21 +191,28 @@ class SelectedCells:
 
     def _reading(self, wanted: list[tuple[int, I64]]) -> Reading:
         """Return what must be read for ascending positions among the selected cells of shards."""
-        columns = [(self._column(shard), cells) for shard, cells in wanted]
+        shards = self._selection.shards
+        if self._keeps:
+            found = [self._column(shard).take(cells) for shard, cells in wanted]
+        else:
+            # Runs of an epoch over many shards are far apart: what is beside them is not needed soon.
+            place = {shards[shard].key: (shard, cells) for shard, cells in wanted}
+            found = self._selection.snapshot.each(
+                lambda entry: read_columns(self._selection, place[entry.key][0], self._labels, place[entry.key][1]),
+                [shards[shard] for shard, _ in wanted],
+            )
         return Reading(
             storage=self._storage,
-            shards=tuple(
-                _runs(self._selection.shards[shard], cells if found.rows is None else found.rows[cells])
-                for (shard, cells), (found, _) in zip(wanted, columns, strict=True)
-            ),
-            cell_id=np.concatenate([found.cell_id[cells] for found, cells in columns]),
-            labels={
-                name: np.concatenate([found.labels[name][cells] for found, cells in columns]) for name in self._labels
-            },
+            shards=tuple(_runs(shards[shard], part.rows) for (shard, _), part in zip(wanted, found, strict=True)),
+            cell_id=np.concatenate([part.cell_id for part in found]),
+            labels={name: np.concatenate([part.labels[name] for part in found]) for name in self._labels},
         )
 
     def _column(self, shard: int) -> ShardColumns:
-        return self._columns.get(shard, lambda: read_columns(self._selection, shard, self._labels))
+        def make() -> ShardColumns:
+            return read_columns(self._selection, shard, self._labels)
+
+        return self._columns.get(shard, make) if self._keeps else make()
 
     def _draw(self, draws: Draws, shard: int, epoch: int) -> Drawn:
         return self._drawn.get((shard, epoch), lambda: draws.draw(shard, epoch))

@@ -150,9 +150,12 @@ class InSets:
     def __init__(self, selection: Selection, config: SetSampling, seed: int) -> None:
         self._selection, self._config, self._seed = selection, config, seed
         self.size = config.size
-        groups = [self._groups(shard) for shard in range(len(selection.shards))]
-        self._units = np.array([n_sets(group, config.size, config.min_cells) for group in groups], np.int64)
-        self.left_out = sum(_left_out(group, config.min_cells) for group in groups)
+        pairs = [
+            (n_sets(groups, config.size, config.min_cells), _left_out(groups, config.min_cells))
+            for groups in map(self._groups, range(len(selection.shards)))
+        ]
+        self._units = np.array([n for n, _ in pairs], np.int64)
+        self.left_out = sum(left_out for _, left_out in pairs)
         if not self._units.sum():
             raise ConfigError(
                 f"No group of {' and '.join(config.by)} has {config.min_cells} cells in any shard.",

@@ -23,44 +23,67 @@ Labels = Mapping[str, tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class ShardColumns:
-    """The selected cells of one shard.
+    """Selected cells of one shard.
 
     Attributes
     ----------
-    rows : int64 [n] or None
-        Their rows, ascending; None for all rows of the shard.
+    rows : int64 [n]
+        Their rows, ascending.
     cell_id : uint64 [n]
         Their ids.
     labels : int32 [n] each
         Codes of their classes, -1 for a value that is none of them.
     """
 
-    rows: I64 | None
+    rows: I64
     cell_id: U64
     labels: dict[str, I32]
 
     @property
     def nbytes(self) -> int:
         """Memory that they take."""
-        rows = 0 if self.rows is None else self.rows.nbytes
-        return rows + self.cell_id.nbytes + sum(codes.nbytes for codes in self.labels.values())
+        return self.rows.nbytes + self.cell_id.nbytes + sum(codes.nbytes for codes in self.labels.values())
+
+    def take(self, cells: I64) -> ShardColumns:
+        """Return some of the cells, by their positions."""
+        return ShardColumns(
+            rows=self.rows[cells],
+            cell_id=self.cell_id[cells],
+            labels={name: found[cells] for name, found in self.labels.items()},
+        )
 
 
-def read_columns(selection: Selection, shard: int, labels: Labels) -> ShardColumns:
+def read_columns(selection: Selection, shard: int, labels: Labels, cells: I64 | None = None) -> ShardColumns:
     """Read the columns of a selection's i-th shard.
+
+    Parameters
+    ----------
+    selection, shard
+        The selection, and which of its shards.
+    labels
+        Columns to read beside the ids.
+    cells : int64 [n], optional
+        Which of the selected cells, by their positions; all by default. What is far from them is not read.
 
     Raises
     ------
     IntegrityError
         Its metadata is missing or damaged.
     """
-    table = selection.table(shard, ["cell_id", *dict.fromkeys(column for column, _ in labels.values())])
+    table = selection.table(shard, ["cell_id", *dict.fromkeys(column for column, _ in labels.values())], cells)
     rows = selection.rows(shard)
+    chosen = np.arange(table.num_rows) if cells is None else cells
     return ShardColumns(
-        rows=None if rows is None else rows.astype(np.int64),
+        rows=chosen if rows is None else rows[chosen].astype(np.int64),
         cell_id=np.asarray(table.column("cell_id").to_numpy(), np.uint64),
         labels={name: codes(table.column(column), classes) for name, (column, classes) in labels.items()},
     )
+
+
+def as_text(values: Sequence[Any]) -> list[str]:
+    """Return values of a column as the classes of `codes` are written."""
+    texts: list[str] = pc.cast(pa.array(values), pa.string()).to_pylist()
+    return texts
 
 
 def codes(column: pa.ChunkedArray, classes: Sequence[str]) -> I32:

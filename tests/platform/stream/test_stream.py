@@ -11,7 +11,7 @@ import pytest
 
 from cellmill.atlas import Atlas, read
 from cellmill.errors import CheckpointError, ConfigError, IntegrityError
-from cellmill.stream import Position, Stream, StreamConfig
+from cellmill.stream import Position, Stream, StreamConfig, cells
 from cellmill.tokens import CellBlock, PackedBatch, TokenConfig, Tokeniser
 from tests.platform.stream.conftest import SIZES, make_atlas
 
@@ -73,6 +73,20 @@ def test_workers_share_the_same_global_batches(stream_atlas: Atlas) -> None:
         assert together == alone
         most = stream(stream_atlas, world=world).cells_per_step
         assert max(batch.n_cells for batches in ranks for batch in batches) == most
+
+
+@pytest.mark.parametrize("where", [None, "kind != 'B'"])
+def test_columns_that_are_too_many_to_keep_are_read_run_by_run(
+    stream_atlas: Atlas, monkeypatch: pytest.MonkeyPatch, where: str | None
+) -> None:
+    kept = list(stream(stream_atlas, where=where).epoch(0))
+    monkeypatch.setattr(cells, "_COLUMN_BYTES", 1)
+    read = list(stream(stream_atlas, where=where).epoch(0))
+    assert len(kept) == len(read)
+    assert all(equal(a, b) for a, b in zip(kept, read, strict=True))
+    assert stream(stream_atlas, where=where).unlabelled["kind"] == sum(
+        int((batch.labels["kind"] < 0).sum()) for batch in read
+    )
 
 
 @pytest.mark.parametrize("start", [1, 7, 28, 29])
