@@ -12,17 +12,23 @@ from cellmill.errors import ConfigError
 I64 = npt.NDArray[np.int64]
 
 
-def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
-    """Return into how many parts `split_cells` must cut a step so that none exceeds the capacity.
+_UNEVEN = 0.99
+"""Least share of the places in full parts that are taken, where up to half as many parts more can give it."""
 
-    It depends on bounds alone, so every rank comes to the same number.
+
+def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
+    """Return into how many parts `split_cells` cuts a step so that none exceeds the capacity.
+
+    It depends on bounds alone, so every rank comes to the same number. Cells that have as many tokens as they can have,
+    as most do, are shared evenly only by numbers of parts that almost divide them: where up to half as many parts more
+    do, they are taken (256 cells of which 54 fit in a pass: 6 parts of 43 at most, not 5 of 52 at most).
 
     Parameters
     ----------
     cells
-        Cells of a step on one rank, at most.
+        Cells of a step on one rank, or sets of cells that stay together, at most.
     longest
-        Tokens of a cell, at most, ``<cls>`` included.
+        Tokens of a cell, or of a set, at most, ``<cls>`` included.
     capacity
         Tokens of one forward pass, at most.
 
@@ -33,11 +39,18 @@ def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
     """
     if longest > capacity:
         raise ConfigError(
-            f"A cell can have {longest:,} tokens, but one forward pass may hold {capacity:,}.",
+            f"A cell, or a set of cells, can have {longest:,} tokens, but one forward pass may hold {capacity:,}.",
             where="token_capacity",
             fix="Raise token_capacity, or lower tokens.max_genes.",
         )
-    return max(1, -(-cells // (capacity // longest)))
+    least = max(1, -(-cells // (capacity // longest)))
+
+    def taken(parts: int) -> float:
+        return cells / (parts * -(-cells // parts))
+
+    candidates = range(least, max(least, min(cells, least + least // 2)) + 1)
+    even = (parts for parts in candidates if cells and taken(parts) >= _UNEVEN)
+    return next(even, least)
 
 
 def split_cells(lengths: I64, parts: int) -> list[I64]:

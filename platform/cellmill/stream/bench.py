@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import chain, count, islice
 
 import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import Selection
 from cellmill.config import Config
+from cellmill.errors import ConfigError
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.layout import group_layout
 from cellmill.stream.mixing import mixing
+from cellmill.stream.plan import default_lanes
 from cellmill.stream.reader import Buffers, read_block
+from cellmill.stream.shard_columns import as_text
+from cellmill.stream.sharing import Sharing, shared
 from cellmill.stream.stream import Stream
 from cellmill.tokens import PackedBatch, Tokeniser
 
+WORKERS = (1, 8, 64)
 STAGES = ("read and decode", "tokenise and pack", "deal into batches")
 
 
@@ -42,6 +47,8 @@ class StreamBench(Config):
         Share of the CPU time by stage.
     mixing
         Entropy of each label within a global batch, as a share of that of random batches.
+    sharing
+        How evenly 1, 8 and 64 workers would share the tokens of the steps, as far as the batch can be dealt to so many.
     gpu_cells_per_second, cores_per_gpu
         What the GPU would train on, and how many cores like these feed it.
     """
@@ -57,6 +64,7 @@ class StreamBench(Config):
     batch_bytes_per_cell: float
     stages: dict[str, float]
     mixing: dict[str, float]
+    sharing: tuple[Sharing, ...]
     gpu_cells_per_second: float
     cores_per_gpu: float
 
@@ -70,6 +78,7 @@ class _Seen:
     perceptual: int = 0
     bytes: int = 0
     sizes: list[int] = field(default_factory=list)
+    lengths: list[npt.NDArray[np.int64]] = field(default_factory=list)
     codes: dict[str, list[npt.NDArray[np.int32]]] = field(default_factory=dict)
 
     def add(self, batch: PackedBatch) -> None:
@@ -91,6 +100,7 @@ def bench(
     by: Mapping[str, Sequence[str]],
     cells: int,
     gpu: GpuConfig,
+    token_capacity: int = 65_536,
 ) -> StreamBench:
     """Stream about `cells` cells and measure.
 
@@ -106,6 +116,8 @@ def bench(
         How many cells to time, in several epochs if need be, after some that warm up caches and compilers.
     gpu
         What they are to feed.
+    token_capacity
+        Tokens that one forward pass may hold.
 
     Raises
     ------
@@ -130,6 +142,7 @@ def bench(
         batch_bytes_per_cell=seen.bytes / seen.cells,
         stages={name: cost / per_cell for name, cost in zip(STAGES, costs, strict=True)},
         mixing=_mixing(selection, by, seen),
+        sharing=tuple(_sharing(stream, selection, tokeniser, seen, cells, token_capacity)),
         gpu_cells_per_second=demand,
         cores_per_gpu=demand * per_cell,
     )
@@ -167,6 +180,7 @@ def _whole(stream: Stream, cells: int) -> tuple[float, float, _Seen]:
     ahead = min(stream.n_cells, stream.lanes * stream.config.window)
     began, start = time.thread_time(), time.perf_counter()
     for batch in chain.from_iterable(map(stream.epoch, count())):
+        seen.lengths.append(batch.lengths)
         if before < ahead:
             before += batch.n_cells
             began, start = time.thread_time(), time.perf_counter()
@@ -178,6 +192,26 @@ def _whole(stream: Stream, cells: int) -> tuple[float, float, _Seen]:
     return dealt, wall, seen
 
 
+def _sharing(
+    stream: Stream, selection: Selection, tokeniser: Tokeniser, seen: _Seen, cells: int, capacity: int
+) -> Iterator[Sharing]:
+    """Yield how evenly workers would share the steps; more workers than lanes need another order of the cells."""
+    for workers in WORKERS:
+        dealt, lengths = stream, seen.lengths
+        if workers > stream.lanes:
+            units = stream.n_cells // stream.unit
+            try:
+                lanes = default_lanes(units, stream.config.batch_size // stream.unit, workers)
+            except ConfigError:
+                continue
+            dealt = Stream(selection, tokeniser, stream.config.model_copy(update={"lanes": lanes}))
+            enough = -(-min(cells, stream.n_cells) // stream.config.batch_size)
+            lengths = [batch.lengths for batch in islice(dealt.epoch(0), enough)]
+        yield shared(
+            dealt, workers, lengths, longest=tokeniser.longest, capacity=max(capacity, tokeniser.longest * dealt.unit)
+        )
+
+
 def _disk_bytes(selection: Selection) -> float:
     return sum(entry.bytes for entry in selection.shards) / sum(entry.n_rows for entry in selection.shards)
 
@@ -186,7 +220,8 @@ def _mixing(selection: Selection, by: Mapping[str, Sequence[str]], seen: _Seen) 
     sizes = np.array(seen.sizes, np.int64)
     found = {}
     for name, values in by.items():
-        every = np.concatenate(selection.codes(name, list(values)))
-        population = np.bincount(every[every >= 0], minlength=len(values)).astype(np.int64)
+        known = {value: n for value, n in selection.value_counts(name).items() if value is not None}
+        counts = dict(zip(as_text(list(known)), known.values(), strict=True))
+        population = np.array([counts.get(value, 0) for value in values], np.int64)
         found[name] = mixing(np.concatenate(seen.codes[name]), sizes, population)
     return found

@@ -13,6 +13,7 @@ from cellmill.errors import ConfigError
 from cellmill.stream.bench import StreamBench, bench
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.demand import GpuConfig
+from cellmill.stream.shard_columns import as_text
 from cellmill.tokens import TokenConfig, Tokeniser
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ def bench_command(
     batch_size: Annotated[int, typer.Option(help="Cells of a global batch.", min=1)] = 256,
     max_genes: Annotated[int, typer.Option(help="Genes of a cell, at most.", min=1)] = 1200,
     prompt_ratio: Annotated[float, typer.Option(help="Share of genes to generate; 0 for none.", min=0, max=0.99)] = 0.5,
+    token_capacity: Annotated[int, typer.Option(help="Tokens that a forward pass may hold.", min=1)] = 65_536,
     threads: Annotated[float, typer.Option(help="Threads that make batches.", min=0.1)] = 1.0,
     tflops: Annotated[float, typer.Option(help="Peak of your GPU, TFLOP/s: H100 989, A100 312.")] = 989.0,
     utilisation: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.32,
@@ -58,15 +60,16 @@ def bench_command(
         by={name: _values(selection, name) for name in columns},
         cells=cells,
         gpu=GpuConfig(tflops=tflops, utilisation=utilisation, d_model=d_model, d_ff=d_ff, n_layers=layers),
+        token_capacity=token_capacity,
     )
     emit(found.model_dump(mode="json"), as_json, lambda: _render(found))
 
 
 def _values(selection: Selection, name: str) -> list[str]:
-    values = {str(value) for part in selection.column(name) for value in set(part.tolist()) if value is not None}
+    values = [value for value in selection.value_counts(name) if value is not None]
     if not values:
         raise ConfigError(f"No selected cell has a value in {name!r}.", where="--by", fix="Choose another column.")
-    return sorted(values)
+    return sorted(as_text(values))
 
 
 def _render(found: StreamBench) -> None:
@@ -80,6 +83,12 @@ def _render(found: StreamBench) -> None:
     table.add_row("time", ", ".join(f"{name} {share:.0%}" for name, share in found.stages.items()))
     for name, share in found.mixing.items():
         table.add_row(f"mixing of {name}", f"{share:.1%} of random batches' entropy")
+    for part in found.sharing:
+        table.add_row(
+            f"{part.workers} worker{'s' if part.workers > 1 else ''}",
+            f"the slowest has {part.straggler_ratio:.3f} times the mean's tokens; "
+            f"{part.micro_batches} micro-batches a step waste {part.waste:.2%}",
+        )
     demand = f"trains on about {found.gpu_cells_per_second:,.0f} cells a second"
     table.add_row("one GPU", f"{demand}: {found.cores_per_gpu:.2f} of these cores feed it")
     console.print(table)

@@ -11,7 +11,7 @@ import numpy as np
 
 from cellmill.atlas import Selection
 from cellmill.errors import CheckpointError, ConfigError
-from cellmill.stream.balance import split_cells
+from cellmill.stream.balance import micro_batch_count, split_cells
 from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork, MadeGroup
@@ -185,6 +185,16 @@ class Stream:
                 f"stream.lanes={position.lanes}.",
             )
         return self._steps(position.epoch, position.taken)
+
+    def micro_batch_count(self, capacity: int) -> int:
+        """Return into how many forward passes of at most `capacity` tokens a step is cut, on every worker.
+
+        Raises
+        ------
+        ConfigError
+            One cell, or set of cells, alone can exceed the capacity.
+        """
+        return micro_batch_count(self.cells_per_step // self.unit, self._tokeniser.longest * self.unit, capacity)
 
     def micro_batches(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
         """Cut a step's cells into parts of about equal numbers of tokens, sets whole; see `split_cells`."""

@@ -86,6 +86,12 @@ class Tokeniser:
             epoch=np.uint64(0),
         )
 
+    @property
+    def longest(self) -> int:
+        """Most tokens that a cell can have, ``<cls>`` included."""
+        genes = self.config.max_genes
+        return 1 + (genes if self.panel is None else min(genes, self.panel.size))
+
     def tokenise(
         self, block: CellBlock, *, seed: int, epoch: int, cells: I64 | None = None, copies: I64 | None = None
     ) -> PackedBatch:

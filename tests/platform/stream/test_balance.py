@@ -31,6 +31,27 @@ def test_parts_are_balanced() -> None:
     assert max(sums) / np.mean(sums) < 1.01
 
 
+@given(cells=st.integers(0, 600), longest=st.integers(1, 1201), fit=st.integers(1, 120))
+def test_cells_of_equal_length_are_shared_evenly_where_few_more_parts_can(cells: int, longest: int, fit: int) -> None:
+    capacity = longest * fit + longest // 2
+    parts = micro_batch_count(cells, longest, capacity)
+    least = max(1, -(-cells // fit))
+    assert least <= parts <= max(least, least * 3 // 2)
+    tokens = [int(part.size) * longest for part in split_cells(np.full(cells, longest), parts)]
+    assert max(tokens) <= capacity
+    found = waste(np.array([tokens]))
+    if found > 0.01:  # then no number that is allowed is better than 1 %
+        assert parts == least
+        for other in range(least, min(cells, least * 3 // 2) + 1):
+            assert cells / (other * -(-cells // other)) < 0.99
+
+
+def test_a_usual_batch_wastes_less_than_a_hundredth() -> None:
+    assert micro_batch_count(256, 1201, 65_536) == 6
+    assert micro_batch_count(32, 1201, 65_536) == 1
+    assert micro_batch_count(512, 1201, 65_536) == 11
+
+
 def test_fewer_cells_than_parts() -> None:
     assert [part.tolist() for part in split_cells(np.array([5, 3]), 4)] == [[0], [1], [], []]
     assert [part.size for part in split_cells(np.zeros(0, np.int64), 3)] == [0, 0, 0]

@@ -30,6 +30,9 @@ def test_it_tells_rates_stages_and_mixing(stream_atlas: Atlas) -> None:
     assert min(told["stages"].values()) >= 0
     assert 0.9 < told["mixing"]["kind"] < 1.05
     assert 0.9 < told["mixing"]["dataset"] < 1.05
+    assert [part["workers"] for part in told["sharing"]] == [1, 8, 64]
+    assert [part["straggler_ratio"] >= 1 for part in told["sharing"]] == [True] * 3
+    assert told["sharing"][0]["straggler_ratio"] == 1
     assert told["cores_per_gpu"] == pytest.approx(told["gpu_cells_per_second"] / told["cells_per_core_second"])
 
 

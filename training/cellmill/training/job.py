@@ -15,7 +15,7 @@ import torch
 from cellmill.atlas import Atlas
 from cellmill.models import load_model
 from cellmill.runs import Run
-from cellmill.stream import Stream, micro_batch_count
+from cellmill.stream import Stream
 from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.config import TrainingConfig
@@ -73,13 +73,6 @@ class Cells:
     token_map: npt.NDArray[np.int64] | None = None
     label: str | None = None
     classes: tuple[str, ...] = ()
-
-    @property
-    def longest(self) -> int:
-        """Most tokens that one cell can have, ``<cls>`` included."""
-        if self.panel is None:
-            return 1 + self.tokens.max_genes
-        return 1 + min(self.tokens.max_genes, len(self.panel))
 
 
 @dataclass(frozen=True)
@@ -145,7 +138,7 @@ class Job:
             total_steps=plan["total_steps"],
             optimizer=self.config.optimizer,
             seed=self.config.seed,
-            micro_batches=self.micro_batches(source.cells_per_step),
+            micro_batches=source.stream.micro_batch_count(self.config.token_capacity),
             log_every=self.config.log_every,
             save_every=self.config.checkpoint.every_steps or per_epoch,
         )
@@ -190,10 +183,6 @@ class Job:
         """Return the optimizer steps of the whole run."""
         return self.config.steps or per_epoch * (self.config.epochs or 1)
 
-    def micro_batches(self, cells_per_step: int) -> int:
-        """Return the number of forward passes a step that keeps them within the token capacity, equal on all ranks."""
-        return micro_batch_count(cells_per_step, self.cells.longest, self.config.token_capacity)
-
     def initial_model(self) -> CellModel:
         """Return the model before the first step, the same on every rank."""
         torch.manual_seed(self.config.seed)
@@ -224,7 +213,6 @@ class _Source:
         self._cells = cells
         self.stream = stream
         self.lanes = stream.lanes
-        self.cells_per_step = stream.cells_per_step
         self.steps_per_epoch = stream.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[PackedBatch]:

@@ -109,6 +109,7 @@ def run_loop(
                 loss, result = engine(part, done)
                 engine.backward(loss / max(n_targets, 1))
                 meter.feed(result, n_cells=part.n_cells, n_tokens=part.n_tokens)
+            meter.step([part.n_tokens for part in parts])
             rate = learning_rate(config.optimizer, done, config.total_steps)
             norm = engine.step(rate)
             done += 1
