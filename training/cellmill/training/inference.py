@@ -17,7 +17,8 @@ from cellmill.errors import ModelError
 from cellmill.genes import Vocabulary
 from cellmill.models import ModelFolder, load_model
 from cellmill.tokens import CellBlock, PackedBatch, TokenConfig, Tokeniser
-from cellmill.training.model import CellModel, ModelConfig, TorchBatch
+from cellmill.training.collation import Collator
+from cellmill.training.model import CellModel, ModelConfig
 from cellmill.training.preprocessing import Preprocessing
 from cellmill.training.query import Query, to_query
 
@@ -79,6 +80,7 @@ class Network:
         self._model = model.to(self.device).eval()
         self._tokeniser = Tokeniser(for_inference(preprocessing.tokens), self.panel)
         self._capacity = token_capacity
+        self._collate = Collator(self.device, "cell")
 
     def prepare(self, adata: ad.AnnData, *, counts: str = "auto") -> Query:
         """Find the counts, map the genes to the model's, and refuse what does not fit; see `to_query`."""
@@ -124,7 +126,8 @@ class Network:
     def _cells(self, block: CellBlock) -> Iterator[torch.Tensor]:
         packed = self._tokeniser.tokenise(block, seed=0, epoch=0)
         for part in _parts(packed, self._capacity):
-            yield self._model(TorchBatch.from_packed(part, self.device), readout="cell").cell
+            (batch,) = self._collate([part]).arrive()
+            yield self._model(batch, readout="cell").cell
 
 
 class Predictor(Network):

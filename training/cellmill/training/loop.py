@@ -12,9 +12,9 @@ import torch
 
 from cellmill.errors import ConfigError
 from cellmill.tokens import PackedBatch
+from cellmill.training.collation import Collator, Upcoming
 from cellmill.training.engine import Engine
 from cellmill.training.meter import Meter
-from cellmill.training.model import TorchBatch
 from cellmill.training.schedule import OptimizerConfig, learning_rate
 from cellmill.training.task import Task
 
@@ -97,13 +97,15 @@ def run_loop(
     """
     engine.train()
     meter = Meter(engine.device)
+    collate = Collator(engine.device, task.readout)
     rank = torch.distributed.get_rank()
     per_epoch = source.steps_per_epoch
     done = start
     while done < config.total_steps:
-        for packed in source.epoch(done // per_epoch, done % per_epoch):
+        steps = source.epoch(done // per_epoch, done % per_epoch)
+        upcoming = Upcoming(steps, lambda packed: split(packed, config.micro_batches), collate)
+        while (parts := upcoming.take()) is not None:
             torch.manual_seed(_mix(config.seed, done, rank))
-            parts = [TorchBatch.from_packed(part, engine.device) for part in split(packed, config.micro_batches)]
             n_targets = _global_sum(sum(task.targets(part) for part in parts), engine.device)
             for part in parts:  # an empty one takes part too: ZeRO counts forward and backward passes
                 loss, result = engine(part, done)
@@ -111,12 +113,14 @@ def run_loop(
                 meter.feed(result, n_cells=part.n_cells, n_tokens=part.n_tokens)
             meter.step([part.n_tokens for part in parts])
             rate = learning_rate(config.optimizer, done, config.total_steps)
-            norm = engine.step(rate)
             done += 1
-            if not math.isfinite(norm):
-                raise _diverged(done)
             end = done == config.total_steps
             saving = end or done % config.save_every == 0
+            if not saving:  # a checkpoint counts damaged cells up to its own step
+                upcoming.prepare()
+            norm = engine.step(rate)
+            if not math.isfinite(norm):
+                raise _diverged(done)
             # Metrics are read with every checkpoint, so that a resumed run has the lines of an undisturbed one.
             if saving or done % config.log_every == 0:
                 log({**meter.read(), "lr": rate, "grad_norm": norm, "epoch": done / per_epoch}, done)

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from cellmill.training.model import CellModel, TorchBatch
+from cellmill.training.model.layout import Queries
 from cellmill.training.objectives import (
     ClassificationObjective,
     GenerativeConfig,
@@ -32,12 +33,15 @@ class Task:
         The loss.
     targets
         Number of targets in a batch, known before the forward pass: the loss is divided by their global number.
+    readout
+        Which outputs of the model the objective asks for.
     unused
         Parts of the model that the loss does not depend on; they keep their weights.
     """
 
     objective: Objective
     targets: Callable[[TorchBatch], int]
+    readout: Queries
     unused: tuple[str, ...] = ()
 
 
@@ -45,9 +49,12 @@ def build_task(name: TaskName, *, cell_prompt_after: int = 0) -> Task:
     """Return a task by its name."""
     if name == "generate":
         config = GenerativeConfig(cell_prompt_after=cell_prompt_after)
-        return Task(GenerativeObjective(config), lambda batch: batch.n_targets)
+        return Task(GenerativeObjective(config), lambda batch: batch.n_targets, "targets")
     return Task(
-        ClassificationObjective(LABEL), lambda batch: batch.labels[LABEL].n_known, unused=("decoder", "mvc_decoder")
+        ClassificationObjective(LABEL),
+        lambda batch: batch.labels[LABEL].n_known,
+        "cell",
+        unused=("decoder", "mvc_decoder"),
     )
 
 

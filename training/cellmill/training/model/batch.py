@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cellmill.errors import IntegrityError
 from cellmill.training.model.embedding import MASK_VALUE
-from cellmill.training.model.layout import Ints, Layout, ranges
+from cellmill.training.model.layout import Ints, Layout, Queries, ranges
 from cellmill.training.model.packed import Array, Packed
 
 # Rows of the table of value embeddings; bin b stands in row FIRST_BIN_ROW + b.
@@ -65,6 +65,8 @@ class TorchBatch:
     """int64 ``[cells]``: the cell of the packed batch that stands at each place; None if unchanged."""
     cell_place: Tensor | None
     """int64 ``[cells]``: the place of each cell of the packed batch; None if unchanged."""
+    place_cell: Tensor | None
+    """int64 ``[cells]``: `order` as a tensor."""
     n_masked: int
     largest_gene: int
     largest_bin: int
@@ -90,6 +92,14 @@ class TorchBatch:
         """Where the tensors are."""
         return self.gene_row.device
 
+    def queries(self, readout: Queries) -> Queries:
+        """Return which tokens the last layer asks for: masked ones are perceptual, and anywhere in their cell."""
+        return "all" if readout == "targets" and self.n_masked else readout
+
+    def prepare(self, readout: Queries) -> None:
+        """Make all tensors that the model needs for a readout; see `Layout.prepare`."""
+        self.layout.prepare(self.queries(readout))
+
     def token_cell(self) -> Tensor:
         """Return the cell of each token, int64 ``[tokens]``, in the order of the packed batch."""
         cells = np.arange(self.n_cells) if self.order is None else self.order
@@ -101,7 +111,7 @@ class TorchBatch:
 
     def by_place(self, x: Tensor) -> Tensor:
         """Bring one row per cell of the packed batch ``[cells, ...]`` into the order of places."""
-        return x if self.order is None else x[torch.from_numpy(self.order).to(x.device)]
+        return x if self.place_cell is None else x[self.place_cell]
 
     def to_packed_order(self, x: Tensor) -> Tensor:
         """Bring one row per token ``[tokens, ...]`` into the order of the packed batch."""
@@ -114,17 +124,13 @@ class TorchBatch:
         return x[torch.from_numpy(rows).to(x.device)]
 
     @classmethod
-    def from_packed(
-        cls, packed: Packed, device: torch.device | str = "cpu", *, token_modality: Array | None = None
-    ) -> TorchBatch:
-        """Put a packed batch on a device.
+    def from_packed(cls, packed: Packed, *, token_modality: Array | None = None) -> TorchBatch:
+        """Make tensors of a packed batch, on the CPU; `moving.move` brings them to a device.
 
         Parameters
         ----------
         packed
             Tokens of each cell: ``<cls>``, perceptual tokens, generative tokens.
-        device
-            Where to put them.
         token_modality
             int ``[vocabulary]``: modality of each token. Without it the label ``modality``, if there is one, holds
             for all tokens of a cell.
@@ -134,7 +140,6 @@ class TorchBatch:
         IntegrityError
             The channels of the packed batch do not fit together.
         """
-        device = torch.device(device)
         length = np.diff(packed.cu_seqlens).astype(np.int64)
         n_pcpt = packed.n_pcpt.astype(np.int64)
         _check(packed, length, n_pcpt)
@@ -172,10 +177,10 @@ class TorchBatch:
             place[order] = np.arange(len(order))
 
         def put(array: Array, dtype: npt.DTypeLike = np.int64) -> Tensor:
-            return to_device(np.ascontiguousarray(array, dtype), device)
+            return torch.from_numpy(np.ascontiguousarray(array, dtype))
 
         return cls(
-            layout=Layout(length, n_pcpt, device),
+            layout=Layout(length, n_pcpt, torch.device("cpu")),
             genes=put(genes),
             gene_row=put(gene_row),
             value_row=put(_value_rows(value, is_gen, masked, cls_rows)) if binned else None,
@@ -191,19 +196,12 @@ class TorchBatch:
             cls_value=float(packed.cls_value),
             order=order,
             cell_place=None if place is None else put(place),
+            place_cell=None if order is None else put(order),
             n_masked=n_masked,
             largest_gene=int(genes[-1]) if len(genes) else 0,
             largest_bin=int(value.max(initial=0)) if binned else 0,
             largest_condition=largest_condition,
         )
-
-
-def to_device(array: Array, device: torch.device) -> Tensor:
-    """Copy an array to a device, through pinned memory and without waiting where that is possible."""
-    tensor = torch.from_numpy(array)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _check(packed: Packed, length: Ints, n_pcpt: Ints) -> None:

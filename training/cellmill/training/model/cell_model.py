@@ -123,8 +123,7 @@ class CellModel(nn.Module):
         x = embedded.tokens
         if cell_prompt is not None:
             x = x.index_copy(0, layout.cls_rows, batch.by_place(cell_prompt).to(x.dtype))
-        # Masked tokens are perceptual, and anywhere in their cell: then every output is computed.
-        queries: Queries = "all" if readout == "targets" and batch.n_masked else readout
+        queries = batch.queries(readout)
         out = self.transformer_encoder(x, layout, queries)
         if queries == "cell":
             cell, hidden = out, out[:0]

@@ -21,6 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cellmill.training.model.moving import Movable
+
 Queries = Literal["all", "targets", "cell"]
 Ints = npt.NDArray[np.int64]
 
@@ -77,7 +79,7 @@ class Segments:
     max_key: int
 
 
-class QueryPlan:
+class QueryPlan(Movable):
     """One set of queries over the tokens of a batch.
 
     Parameters
@@ -181,7 +183,7 @@ class QueryPlan:
         return torch.from_numpy(np.ascontiguousarray(values, np.int64)).to(self.device, non_blocking=True)
 
 
-class Layout:
+class Layout(Movable):
     """Lengths of the cells of a batch and the query plans over them.
 
     Parameters
@@ -206,6 +208,21 @@ class Layout:
         if queries not in self._plans:
             self._plans[queries] = self._make(queries)
         return self._plans[queries]
+
+    def prepare(self, queries: Queries, *, rectangles: bool = False) -> None:
+        """Make the index tensors of a model's pass, so that they can be moved with the batch.
+
+        Parameters
+        ----------
+        queries
+            Of the last layer; the others ask for every token.
+        rectangles
+            Those of kernels that want rectangles, instead of those of variable-length kernels.
+        """
+        for name in dict.fromkeys(("all", queries)):
+            plan = self.plan(name)
+            _ = plan.first, plan.own, plan.buckets if rectangles else (plan.segments, plan.unseen)
+        _ = self.cls_rows, self.query_rows(queries)
 
     @cached_property
     def cls_rows(self) -> Tensor:
