@@ -14,7 +14,7 @@ from cellmill.stream.bench import StreamBench, bench
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.shard_columns import as_text
-from cellmill.tokens import TokenConfig, Tokeniser
+from cellmill.tokens import Modalities, TokenConfig, Tokeniser
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,11 +51,15 @@ def bench_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure the stream on these cells and this machine, and say how many cores would feed one GPU."""
-    selection = Atlas.open(atlas).snapshot(version).select(where)
+    opened = Atlas.open(atlas)
+    selection = opened.snapshot(version).select(where)
     columns = by or [name for name in _USUAL if name in selection.snapshot.columns]
     found = bench(
         selection,
-        Tokeniser(TokenConfig(max_genes=max_genes, prompt_ratios=(prompt_ratio,) if prompt_ratio else ())),
+        Tokeniser(
+            TokenConfig(max_genes=max_genes, prompt_ratios=(prompt_ratio,) if prompt_ratio else ()),
+            modalities=Modalities.of(opened.vocabulary()),
+        ),
         StreamConfig(batch_size=batch_size, data_cpus=threads),
         by={name: _values(selection, name) for name in columns},
         cells=cells,

@@ -1,10 +1,11 @@
 """Tokenisation: counts of cells to packed token channels, in numba, without Ray and torch."""
 
 from cellmill.tokens.block import CellBlock
+from cellmill.tokens.conditions import Conditions
 from cellmill.tokens.config import TokenConfig
 from cellmill.tokens.hvg import highly_variable
 from cellmill.tokens.modalities import Modalities
 from cellmill.tokens.packed import PackedBatch
 from cellmill.tokens.tokeniser import Tokeniser
 
-__all__ = ["CellBlock", "Modalities", "PackedBatch", "TokenConfig", "Tokeniser", "highly_variable"]
+__all__ = ["CellBlock", "Conditions", "Modalities", "PackedBatch", "TokenConfig", "Tokeniser", "highly_variable"]

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cellmill.errors import ConfigError, CountsError
 from cellmill.tokens import kernels
 from cellmill.tokens.block import CellBlock
+from cellmill.tokens.conditions import Conditions
 from cellmill.tokens.config import TokenConfig
 from cellmill.tokens.counting import DROPPED, count_candidates
 from cellmill.tokens.kernel_types import Result, Rules, Source, make_scratch
@@ -36,6 +37,8 @@ class Tokeniser:
         (such as highly variable genes).
     modalities
         Of the vocabulary; by default all tokens are genes.
+    conditions
+        Of cells, by a label that the blocks must have; by default tokens have none.
 
     Raises
     ------
@@ -51,6 +54,7 @@ class Tokeniser:
         always: U32 | None = None,
         prefer: U32 | None = None,
         modalities: Modalities | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         if config.include_zero == "panel" and panel is None:
             raise ConfigError(
@@ -66,6 +70,7 @@ class Tokeniser:
             )
         self.config = config
         self.panel = panel
+        self._conditions = conditions
         self._rank, self._other = _ranks(panel, always, prefer)
         several = modalities is not None and (len(modalities.names) > 1 or bool(modalities.binary[0]))
         binary = modalities.binary if several and modalities is not None else np.zeros(1, bool)
@@ -119,6 +124,8 @@ class Tokeniser:
         ------
         CountsError
             A count is zero, negative or not a number.
+        ConfigError
+            The block lacks the label that tells conditions, or what was measured where zeros are to become tokens.
         """
         config = self.config
         chosen = np.arange(block.n_cells, dtype=np.int64) if cells is None else cells
@@ -158,9 +165,22 @@ class Tokeniser:
             n_pcpt=result.n_pcpt,
             cell_id=block.cell_id[chosen],
             cls_value=config.cls_value,
+            condition=self._condition(block, result, chosen),
             masked=result.masked if config.mask_ratio else None,
             labels={name: codes[chosen] for name, codes in block.labels.items()},
         )
+
+    def _condition(self, block: CellBlock, result: Result, chosen: I64) -> npt.NDArray[np.uint16] | None:
+        conditions = self._conditions
+        if conditions is None:
+            return None
+        if conditions.label not in block.labels:
+            raise ConfigError(
+                f"The cells have no label {conditions.label!r}, which tells their conditions.",
+                where="conditions",
+                fix="Stream that label with the cells.",
+            )
+        return conditions.of_tokens(result.gene, result.cu_seqlens, block.labels[conditions.label][chosen])
 
     def _candidates(self, block: CellBlock, chosen: I64, measured_at: I64, measured_set: npt.NDArray[np.int32]) -> I64:
         """Return how many genes each cell has to sample from, int64 [n]."""

@@ -16,7 +16,7 @@ from cellmill.config import parse_config
 from cellmill.errors import ModelError
 from cellmill.genes import Vocabulary
 from cellmill.models import ModelFolder, load_model
-from cellmill.tokens import CellBlock, PackedBatch, TokenConfig, Tokeniser
+from cellmill.tokens import CellBlock, Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training.collation import Collator
 from cellmill.training.model import CellModel, ModelConfig
 from cellmill.training.preprocessing import Preprocessing
@@ -78,7 +78,9 @@ class Network:
         self.classes = tuple(classes)
         self.panel = preprocessing.panel_tokens(vocabulary)
         self._model = model.to(self.device).eval()
-        self._tokeniser = Tokeniser(for_inference(preprocessing.tokens), self.panel)
+        self._tokeniser = Tokeniser(
+            for_inference(preprocessing.tokens), self.panel, modalities=Modalities.of(vocabulary)
+        )
         self._capacity = token_capacity
         self._collate = Collator(self.device, "cell")
 

@@ -16,7 +16,7 @@ from cellmill.atlas import Atlas
 from cellmill.models import load_model
 from cellmill.runs import Run
 from cellmill.stream import Stream
-from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
+from cellmill.tokens import Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.config import TrainingConfig
 from cellmill.training.engine import Engine
@@ -168,9 +168,11 @@ class Job:
 
     def stream(self, rank: int, world_size: int) -> Stream:
         """Return the stream of this rank's cells, in the lanes that the run began with."""
-        selection = Atlas.open(self.cells.atlas).snapshot(self.cells.snapshot).select(self.cells.where)
+        atlas = Atlas.open(self.cells.atlas)
+        selection = atlas.snapshot(self.cells.snapshot).select(self.cells.where)
         labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
-        tokeniser = Tokeniser(self.cells.tokens, self.cells.panel)
+        modalities = Modalities.of(atlas.vocabulary())
+        tokeniser = Tokeniser(self.cells.tokens, self.cells.panel, modalities=modalities)
         found = checkpoint.newest(self.run / CHECKPOINTS)
         lanes = self.config.stream.lanes if found is None else int(found.marker.plan["lanes"])
         # One seed rules the run; the stream's own only sets orders of the same run apart.
