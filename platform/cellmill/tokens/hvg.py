@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cellmill.errors import ConfigError
 from cellmill.tokens.block import CellBlock
@@ -32,7 +34,8 @@ def highly_variable(
     """Return the tokens of the most variable genes of a selection, the most variable first.
 
     Counts are scaled per cell and logarithmised; `rank_variable` then ranks. Cells are read once, a few thousand at a
-    time. Genes that no cell expresses are never chosen.
+    time, so that memory does not grow with their number; it holds 24 bytes for each batch and token of the vocabulary.
+    Genes that no cell expresses are never chosen.
 
     Parameters
     ----------
@@ -42,6 +45,7 @@ def highly_variable(
         Number of genes; fewer are returned if fewer have a dispersion.
     batch_key
         Column of the cells; genes are then chosen within each batch, and ranked by how many batches choose them.
+        Cells without a value are a batch of their own.
     normalize_total
         Sum that the counts of a cell are scaled to before the logarithm.
     skipped
@@ -65,11 +69,11 @@ def highly_variable(
         from cellmill.atlas.sound import sound_part
 
         selection = sound_part(selection, skipped)
-    batches = _codes(selection, batch_key)
-    n_batches = 1 + max(int(codes.max(initial=0)) for codes in batches)
+    batches = _batches(selection, batch_key)
     n_tokens = max(entry.vocabulary_size for entry in selection.shards)
-    moments = GeneMoments(n_tokens, n_batches, normalize_total=normalize_total)
-    for i, codes in enumerate(batches):
+    moments = GeneMoments(n_tokens, max(1, len(batches)), normalize_total=normalize_total)
+    for i in range(len(selection.shards)):
+        codes = _codes(selection, i, batch_key, batches)
         for start, block in _blocks(selection, i):
             moments.add(block, codes[start : start + block.n_cells])
     return rank_variable(moments, n_top)
@@ -134,12 +138,21 @@ def normalised_dispersion(mean: F64, variance: F64) -> F64:
     return norm
 
 
-def _codes(selection: Selection, batch_key: str | None) -> list[npt.NDArray[np.int32]]:
+def _batches(selection: Selection, batch_key: str | None) -> pa.Array:
+    """Return the values of the column, as text; null is one if cells have none."""
     if batch_key is None:
-        return [np.zeros(int(n), np.int32) for n in selection.counts]
-    columns = [column.astype(str) for column in selection.column(batch_key)]
-    classes = np.unique(np.concatenate([np.unique(column) for column in columns]))
-    return [np.searchsorted(classes, column).astype(np.int32) for column in columns]
+        return pa.array([], pa.string())
+    texts = pc.cast(pa.array(list(selection.value_counts(batch_key))), pa.string())
+    return texts.take(pc.sort_indices(texts))
+
+
+def _codes(selection: Selection, i: int, batch_key: str | None, batches: pa.Array) -> npt.NDArray[np.int32]:
+    """Return the batch of each selected cell of a shard, int32 [n]."""
+    if batch_key is None:
+        return np.zeros(int(selection.counts[i]), np.int32)
+    column = pc.cast(selection.table(i, [batch_key]).column(0), pa.string())
+    found: npt.NDArray[np.int32] = pc.index_in(column, value_set=batches).to_numpy()
+    return found
 
 
 def _blocks(selection: Selection, i: int) -> Iterator[tuple[int, CellBlock]]:

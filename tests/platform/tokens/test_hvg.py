@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -73,3 +74,25 @@ def test_a_selection_is_what_is_looked_at(atlas: Atlas) -> None:
     assert set(all_cells.tolist()) != set(some.tolist())
     with pytest.raises(ConfigError, match="No cell"):
         highly_variable(snapshot.select("donor == 'nobody'"), n_top=50)
+
+
+def test_cells_without_a_batch_are_one(tmp_path: Path) -> None:
+    made = Atlas.create(tmp_path / "atlas")
+    donors = [["a", None] * 60, [None, "b"] * 50]
+    made.commit(
+        [
+            add_shard(made, name, counts(len(donor), seed), obs={"donor": donor})
+            for seed, (name, donor) in enumerate(zip(("one", "two"), donors, strict=True))
+        ]
+    )
+    named = [["a", "none"] * 60, ["none", "b"] * 50]
+    same = Atlas.create(tmp_path / "same")
+    same.commit(
+        [
+            add_shard(same, name, counts(len(donor), seed), obs={"donor": donor})
+            for seed, (name, donor) in enumerate(zip(("one", "two"), named, strict=True))
+        ]
+    )
+    found = [highly_variable(atlas.snapshot().select(), n_top=40, batch_key="donor") for atlas in (made, same)]
+    assert found[0].tolist() == found[1].tolist()
+    assert found[0].tolist() != highly_variable(made.snapshot().select(), n_top=40).tolist()
