@@ -25,6 +25,8 @@ class TokenConfig(Config):
         Genes of a cell at most, without ``<cls>``; of more, a random sample is taken anew each epoch.
     sampling
         ``uniform``; or ``expressed_first``, which takes zeros only where expressed genes do not fill the cell.
+    keep
+        Ids of genes that stay whenever a cell has more genes than `max_genes`.
     include_zero
         ``none``: expressed genes only; ``panel``: every gene of the panel that was measured; ``all``: every gene that
         was measured.
@@ -43,6 +45,7 @@ class TokenConfig(Config):
     binary_value: int = Field(default=1, ge=1, le=252)
     max_genes: int = Field(default=1200, ge=1)
     sampling: Literal["uniform", "expressed_first"] = "uniform"
+    keep: tuple[str, ...] = ()
     include_zero: Literal["none", "panel", "all"] = "none"
     normalize_total: float | None = Field(default=None, gt=0)
     cls_value: float = -2.0

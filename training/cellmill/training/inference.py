@@ -19,7 +19,7 @@ from cellmill.models import ModelFolder, load_model
 from cellmill.tokens import CellBlock, Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training.collation import Collator
 from cellmill.training.model import CellModel, ModelConfig
-from cellmill.training.preprocessing import Preprocessing
+from cellmill.training.preprocessing import Preprocessing, kept_tokens
 from cellmill.training.query import Query, to_query
 
 EMBEDDING, LABEL, CONFIDENCE, ABOUT = "X_cellmill", "cellmill_label", "cellmill_confidence", "cellmill"
@@ -79,7 +79,10 @@ class Network:
         self.panel = preprocessing.panel_tokens(vocabulary)
         self._model = model.to(self.device).eval()
         self._tokeniser = Tokeniser(
-            for_inference(preprocessing.tokens), self.panel, modalities=Modalities.of(vocabulary)
+            for_inference(preprocessing.tokens),
+            self.panel,
+            always=kept_tokens(preprocessing.tokens, vocabulary, self.panel),
+            modalities=Modalities.of(vocabulary),
         )
         self._capacity = token_capacity
         self._collate = Collator(self.device, "cell")

@@ -22,6 +22,7 @@ from cellmill.training.config import TrainingConfig
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
+from cellmill.training.preprocessing import kept_tokens
 from cellmill.training.skipping import skipped_by_all
 from cellmill.training.task import LABEL, TaskName, Trainee, build_task
 from cellmill.training.warm_start import GENES, grown
@@ -171,8 +172,13 @@ class Job:
         atlas = Atlas.open(self.cells.atlas)
         selection = atlas.snapshot(self.cells.snapshot).select(self.cells.where)
         labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
-        modalities = Modalities.of(atlas.vocabulary())
-        tokeniser = Tokeniser(self.cells.tokens, self.cells.panel, modalities=modalities)
+        vocabulary = atlas.vocabulary()
+        tokeniser = Tokeniser(
+            self.cells.tokens,
+            self.cells.panel,
+            always=kept_tokens(self.cells.tokens, vocabulary, self.cells.panel),
+            modalities=Modalities.of(vocabulary),
+        )
         found = checkpoint.newest(self.run / CHECKPOINTS)
         lanes = self.config.stream.lanes if found is None else int(found.marker.plan["lanes"])
         # One seed rules the run; the stream's own only sets orders of the same run apart.

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.config import Config
-from cellmill.errors import ModelError
+from cellmill.errors import ConfigError, ModelError
 from cellmill.genes import N_SPECIALS, Vocabulary
 from cellmill.tokens import TokenConfig
 
@@ -44,6 +44,30 @@ class Preprocessing(Config):
                 fix="The files of the model folder do not belong together; write it again.",
             )
         return np.sort(tokens).astype(np.uint32)
+
+
+def kept_tokens(
+    tokens: TokenConfig, vocabulary: Vocabulary, panel: npt.NDArray[np.uint32] | None
+) -> npt.NDArray[np.uint32] | None:
+    """Return the tokens of the genes that `TokenConfig.keep` names; None for none.
+
+    Raises
+    ------
+    ConfigError
+        One is not in the vocabulary, or not in the panel.
+    """
+    if not tokens.keep:
+        return None
+    found = vocabulary.lookup(tokens.keep)
+    lost = (found < 0) | (np.zeros(found.size, bool) if panel is None else ~np.isin(found, panel))
+    if lost.any():
+        missing = [name for name, none in zip(tokens.keep, lost, strict=True) if none]
+        raise ConfigError(
+            f"{len(missing)} genes that are to be kept are not among those that the model sees, such as {missing[0]}.",
+            where="tokens.keep",
+            fix="Name genes by the ids of the vocabulary (Ensembl ids), and only those of the panel if there is one.",
+        )
+    return found.astype(np.uint32)
 
 
 def panel_ids(panel: npt.NDArray[np.uint32] | None, vocabulary: Vocabulary) -> tuple[str, ...] | None:
