@@ -229,8 +229,11 @@ def main() -> None:
     with TemporaryDirectory(prefix="catalogue-") as folder:
         in_child(write, folder, *sizes)
         catalog = sum(path.stat().st_size for path in (Path(folder) / "catalog").rglob("*.parquet"))
-        footer = pq.read_metadata(Path(folder) / "kinds/0.parquet").row_group(0)
-        stored = {footer.column(i).path_in_schema: footer.column(i).total_compressed_size for i in range(15)}
+        footer = pq.read_metadata(Path(folder) / "kinds/0.parquet")
+        stored: Counter[str] = Counter()
+        for group in map(footer.row_group, range(footer.num_row_groups)):
+            for column in map(group.column, range(footer.num_columns)):
+                stored[column.path_in_schema] += column.total_compressed_size
         counts = json.loads((Path(folder) / "counts.json").read_text())
         for name in QUERIES:
             found = in_child(measure, folder, name)
