@@ -1,31 +1,35 @@
-"""Ingestion's edge to Ray: chunks and shards as Ray Data tasks."""
+"""Ingestion's edge to Ray: chunks and shards as Ray Data tasks, plans as tasks of their own."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 import cellmill.errors
 from cellmill.cluster import ClusterConfig, connect
 from cellmill.errors import CellmillError, ResourceError
-from cellmill.ingestion.backend import Row
+from cellmill.ingestion.backend import Row, T
 
 _RETRIES = 2
 """How often a task whose worker died is tried again. Without a bound Ray would try for ever."""
 
+
+_UNDER_WAY = 256
+"""Tasks that are known to Ray at a time; more would only make it slower to ask which have finished."""
 
 _PROCESS_MB = 400
 """Memory of a worker with all libraries loaded, before it has read a cell."""
 
 
 class RayBackend:
-    """Runs tasks on a Ray cluster through Ray Data, one CPU each.
+    """Runs tasks on a Ray cluster, one CPU each: those of `map` through Ray Data, for they stream many rows.
 
     Parameters
     ----------
@@ -76,11 +80,48 @@ class RayBackend:
                     raise _rebuilt(json.loads(row["error"]))
                 yield json.loads(row["plain"]) | {key: row[key] for key in row if key not in ("error", "plain")}
         except RayError as error:
-            raise ResourceError(
-                f"A task failed {_RETRIES + 1} times in a row ({type(error).__name__}).",
-                where="ingestion",
-                fix="If memory ran out, lower `task_memory_mb` or `shard_cells`; Ray's log says more.",
-            ) from error
+            raise _died("ingestion", error) from error
+
+    def gather(self, function: Callable[[int], T], names: Sequence[str]) -> Iterator[tuple[int, T]]:
+        """Yield numbers and results as tasks finish.
+
+        Raises
+        ------
+        CellmillError
+            The first that a task raised.
+        ResourceError
+            A task's worker died, time after time.
+        """
+        held = ray.put(function)
+        start = _gathered.options(memory=self._memory)
+        left = iter(range(len(names)))
+        tasks = {start.remote([held], number): number for number in islice(left, _UNDER_WAY)}
+        try:
+            while tasks:
+                (done,), _ = ray.wait(list(tasks), num_returns=1)
+                number = tasks.pop(done)
+                tasks |= {start.remote([held], following): following for following in islice(left, 1)}
+                try:
+                    found = ray.get(done)
+                except RayTaskError:
+                    raise
+                except RayError as error:
+                    raise _died(names[number], error) from error
+                if isinstance(found, CellmillError):
+                    raise found
+                yield number, found
+        finally:
+            for task in tasks:
+                ray.cancel(task)
+
+
+@ray.remote(num_cpus=1, max_retries=_RETRIES)
+def _gathered(held: list[ray.ObjectRef[Any]], number: int) -> Any:
+    try:
+        return _loaded(held[0])(number)
+    except CellmillError as error:
+        # As a result, for Ray would add its own account of it.
+        return error
 
 
 class _Task:
@@ -104,13 +145,21 @@ class _Task:
 
 
 @lru_cache(maxsize=1)
-def _loaded(function: ray.ObjectRef[Any]) -> Callable[[int], Row]:
-    found: Callable[[int], Row] = ray.get(function)
+def _loaded(function: ray.ObjectRef[Any]) -> Callable[[int], Any]:
+    found: Callable[[int], Any] = ray.get(function)
     return found
 
 
 def _options() -> dict[str, int]:
     return {"max_retries": _RETRIES}
+
+
+def _died(where: str, error: RayError) -> ResourceError:
+    return ResourceError(
+        f"A task failed {_RETRIES + 1} times in a row ({type(error).__name__}).",
+        where=where,
+        fix="If memory ran out, lower `task_memory_mb` or `shard_cells`; Ray's log says more.",
+    )
 
 
 def _rebuilt(error: dict[str, str]) -> CellmillError:

@@ -23,6 +23,7 @@ from cellmill.console import progress
 from cellmill.errors import SourceError
 from cellmill.genes import Vocabulary
 from cellmill.ingestion import pipeline, shards
+from cellmill.ingestion.backend import LocalBackend
 from cellmill.ingestion.chunk import process_chunk
 from cellmill.ingestion.commit import commit, purge_replaced, refuse_renamed
 from cellmill.ingestion.config import IngestConfig, QualityConfig
@@ -59,7 +60,7 @@ def link(config: IngestConfig) -> IngestResult:
     CountsError, GeneMappingError, ConfigError, ConflictError
         As an ingestion does.
     """
-    planned = [_as_link(plan) for plan in pipeline.plan(config)]
+    planned = [_as_link(plan) for plan in pipeline.plan(config, LocalBackend())]
     pipeline.refuse_twins(planned)
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
     names = [key for plan in planned for digest in plan.shard_digests for key in _keys(plan.dataset, digest)]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,18 +22,14 @@ from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.features import limits
 from cellmill.ingestion.opening import close_source
 from cellmill.ingestion.plan import SourcePlan, plan_source
+from cellmill.ingestion.planning import plan_all
 from cellmill.ingestion.result import IngestResult, write_run
-from cellmill.ingestion.sources import AnnDataSource, Place, Source, registry
-from cellmill.ingestion.sources.finding import find_places
-from cellmill.ingestion.sources.joined import open_joined
+from cellmill.ingestion.sources import AnnDataSource, Source
 from cellmill.ingestion.tally import Tally
 from cellmill.ingestion.tasks import MakeShard, ReadChunk
 from cellmill.ingestion.withdrawn_columns import check_columns
 from cellmill.ingestion.work import Work
 from cellmill.runs import Run
-from cellmill.storage import Storage
-
-_PLANNERS = max(2, min(16, os.cpu_count() or 2))
 
 
 def ingest(
@@ -87,56 +81,21 @@ def ingest(
     settings = config.model_copy(update=update)
     if settings.output is not None:
         Run.require_free(settings.output)
-    return _ingest(settings, plan(settings), _backend(settings), guard=guard)
+    tasks = _backend(settings)
+    return _ingest(settings, plan(settings, tasks), tasks, guard=guard)
 
 
-def plan(config: IngestConfig) -> list[SourcePlan]:
-    """Return what an ingestion would read, without writing anything (``--dry-run``)."""
-    withdrawals = active_withdrawals(Storage.open(config.atlas))
+def plan(config: IngestConfig, backend: Backend | None = None) -> list[SourcePlan]:
+    """Return what an ingestion would read, without writing anything (``--dry-run``).
 
-    def one(named: tuple[Place, str, SourceConfig]) -> SourcePlan:
-        place, name, own = named
-        found = registry.resolve(place, own)
-        source = open_joined(found.name, place, name, own)
-        try:
-            return plan_source(source, place.location, found.name, own, config, withdrawals)
-        finally:
-            source.close()
-
-    # Most of the time goes into digests of files, which threads compute side by side.
-    sources = list(expand(config))
-    pool = ThreadPoolExecutor(min(_PLANNERS, len(sources)))
-    try:
-        return list(pool.map(one, sources))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
-    """Yield each file or folder of a configuration, with the name of its data set.
-
-    Raises
-    ------
-    SourceError
-        A pattern finds nothing.
+    Parameters
+    ----------
+    config
+        The ingestion.
+    backend
+        In place of the configuration's.
     """
-    for source in config.sources:
-        own = _anchored(source)
-        for place in find_places(source.path):
-            yield place, source.dataset or _name(place), own
-
-
-def _anchored(source: SourceConfig) -> SourceConfig:
-    """Return a configuration whose further files are named absolutely: tasks may run in another working directory."""
-    joins = tuple(
-        join.model_copy(update={"path": _absolute(join.path), "features": _absolute(join.features)})
-        for join in source.join
-    )
-    return source.model_copy(update={"features": _absolute(source.features), "join": joins})
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else Place(path).location
+    return plan_all(config, backend or _backend(config))
 
 
 def _ingest(
@@ -310,8 +269,3 @@ def _backend(config: IngestConfig) -> Backend:
     from cellmill.ingestion.job import RayBackend
 
     return RayBackend(config.cluster, config.task_memory_mb)
-
-
-def _name(place: Place) -> str:
-    letters = (letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(place.name).stem)
-    return "".join(letters).lstrip("._-") or "data"

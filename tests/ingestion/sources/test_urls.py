@@ -17,7 +17,8 @@ import pytest
 
 from cellmill.errors import CellmillError, ConfigError, DownloadError, SourceError
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
-from cellmill.ingestion.pipeline import expand, plan
+from cellmill.ingestion.pipeline import plan
+from cellmill.ingestion.planning import expand
 from cellmill.ingestion.sources import Place
 from cellmill.ingestion.sources.finding import find_places
 from cellmill.ingestion.sources.remote import bare

@@ -1,0 +1,109 @@
+"""Plans are made side by side, wherever tasks run, and are the same everywhere."""
+
+import dataclasses
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from cellmill.errors import CountsError, ResourceError
+from cellmill.ingestion import planning
+from cellmill.ingestion.pipeline import plan
+from cellmill.ingestion.plan import plan_source
+from tests.ingestion.cells import config, make_adata, write
+
+
+def plain(value: Any) -> Any:
+    """Return a plan or a part of it as what compares by value, with the types of all parts."""
+    if dataclasses.is_dataclass(value):
+        return type(value), [plain(getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, tuple | list):
+        return type(value), [plain(one) for one in value]
+    if isinstance(value, dict):
+        return [(key, plain(one)) for key, one in value.items()]
+    return value
+
+
+def files(folder: Path) -> list[Path]:
+    """Write cells in several formats and layouts."""
+    rows, columns = make_adata(40, seed=1), make_adata(700, seed=2)
+    columns.X = sparse.csc_matrix(columns.X)
+    columns.layers["counts"] = columns.X
+    store = folder / "store.zarr"
+    make_adata(30, seed=3).write_zarr(store)
+    peaks = ad.AnnData(make_adata(25, 3, seed=4).X, obs=make_adata(25, seed=4).obs)
+    peaks.var_names = ["chr1:100-200", "chr1:300-420", "chr2:50-90"]
+    return [
+        write(rows, folder / "rows.h5ad"),
+        write(columns, folder / "columns.h5ad"),
+        store,
+        write(peaks, folder / "peaks.h5ad"),
+    ]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_plans_are_the_same_through_ray_and_not_made_by_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("regions.bed").write_text("chr1\t90\t210\nchr1\t310\t400\nchr2\t40\t100\n")
+    more = {"peaks": {"regions": "regions.bed", "regions_assembly": "hg38"}, "source": {"assembly": "hg38"}}
+    settings = config(tmp_path / "atlas", *files(tmp_path), shard_cells=25, **more)
+    local = plan(settings)
+    assert [one.place for one in local] == ["X", "layers/counts", "X", "X"]
+
+    def fails(*arguments: Any) -> Any:
+        raise AssertionError("the driver plans")
+
+    monkeypatch.setattr(planning, "plan_source", fails)
+    remote = plan(settings.model_copy(update={"backend": "ray"}))
+    assert [plain(one) for one in remote] == [plain(one) for one in local]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_source_that_cannot_be_planned_is_named_by_its_error_through_ray(tmp_path: Path) -> None:
+    logs = make_adata(40, seed=2)
+    logs.X = sparse.csr_matrix(np.log1p(logs.X.toarray()))
+    paths = [write(make_adata(20), tmp_path / "a.h5ad"), write(logs, tmp_path / "b.h5ad")]
+    with pytest.raises(CountsError, match="log-transformed") as caught:
+        plan(config(tmp_path / "atlas", *paths, backend="ray"))
+    assert str(paths[1]) in caught.value.where
+
+
+def dies_at_one(number: int) -> int:
+    if number == 1:
+        os._exit(1)
+    return number
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_source_whose_task_dies_is_named() -> None:
+    from cellmill.cluster import ClusterConfig
+    from cellmill.ingestion.job import RayBackend
+
+    backend = RayBackend(ClusterConfig(), task_memory_mb=64)
+    assert sorted(backend.gather(float, ["first.h5ad"] * 300)) == [(n, float(n)) for n in range(300)]
+    with pytest.raises(ResourceError, match="3 times") as caught:
+        list(backend.gather(dies_at_one, ["first.h5ad", "second.h5ad"]))
+    assert caught.value.where == "second.h5ad"
+
+
+def test_sources_are_planned_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(make_adata(5, seed=seed), tmp_path / f"{seed}.h5ad") for seed in range(2)]
+    both = threading.Barrier(2, timeout=20)
+    real = plan_source
+
+    def waits(*arguments: Any) -> Any:
+        both.wait()
+        return real(*arguments)
+
+    monkeypatch.setattr(planning, "plan_source", waits)
+    plans = plan(config(tmp_path / "atlas", *paths))
+    assert [plan.dataset for plan in plans] == ["0", "1"]
