@@ -144,7 +144,7 @@ def test_any_order_is_read_by_chunks_of_bounded_size(tmp_path: Path, data: st.Da
     assert isinstance(source, JoinedSource)
     counted = Counted(source.others[0].source)
     object.__setattr__(source.others[0], "source", counted)
-    place = source.find_counts()
+    place = source.find_counts(1024)
     names = source.obs([]).index
     wanted = list(rna.obs_names) if missing == "keep" else [name for name in rna.obs_names if name in atac.obs_names]
     assert names.tolist() == wanted

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cellmill.errors import CountsError, SourceError
+from cellmill.errors import CountsError, ResourceError, SourceError
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import AnnDataSource
 from tests.ingestion.cells import make_adata
+
+MEGABYTES = 1024
 
 
 def counts() -> Any:
@@ -62,7 +64,7 @@ def source(**matrices: Callable[[], Any]) -> AnnDataSource:
     ],
 )
 def test_the_likeliest_place_with_counts_is_taken(matrices: dict[str, Any], place: str) -> None:
-    assert find_counts(source(**matrices), "auto") == place
+    assert find_counts(source(**matrices), "auto", MEGABYTES) == place
 
 
 @pytest.mark.parametrize(
@@ -77,16 +79,55 @@ def test_the_likeliest_place_with_counts_is_taken(matrices: dict[str, Any], plac
 )
 def test_what_holds_none_is_refused_by_its_reason(matrices: dict[str, Any], wanted: str, what: str, fix: str) -> None:
     with pytest.raises(CountsError, match=what) as caught:
-        find_counts(source(**matrices), wanted)
+        find_counts(source(**matrices), wanted, MEGABYTES)
     assert fix in caught.value.fix
 
 
 def test_an_empty_matrix_is_not_proposed() -> None:
     with pytest.raises(CountsError, match="log-transformed") as caught:
-        find_counts(source(X=logs, raw=nothing), "auto")
+        find_counts(source(X=logs, raw=nothing), "auto", MEGABYTES)
     assert "Integers are in" not in caught.value.fix
 
 
 def test_a_file_without_a_matrix() -> None:
     with pytest.raises(SourceError, match="has no matrix"):
-        find_counts(source(), "auto")
+        find_counts(source(), "auto", MEGABYTES)
+
+
+class Chunked(AnnDataSource):
+    """Cells whose matrices at some places are stored in chunks of a gigabyte, and are never to be read."""
+
+    large: tuple[str, ...] = ()
+
+    def blocks(self, place: str) -> dict[str, int]:
+        return {"A chunk of data": 10**9 if place in self.large else 10**6}
+
+    def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
+        assert place not in self.large
+        return super().rows(place, start, stop)
+
+
+@pytest.mark.parametrize("large", [("X",), ("X", "layers/more")])
+def test_a_matrix_of_large_chunks_is_not_read_where_another_comes_first(large: tuple[str, ...]) -> None:
+    found = Chunked(source(X=logs, raw=counts, more=counts)._adata, "a")
+    found.large = large
+    assert find_counts(found, "auto", MEGABYTES) == "raw.X"
+    with pytest.raises(ResourceError, match="A chunk of data has 1,000 MB, which must be decoded whole") as caught:
+        find_counts(found, "X", MEGABYTES)
+    assert "`task_memory_mb` to 4,000" in caught.value.fix
+    assert caught.value.where.endswith(": X")
+
+
+def test_a_matrix_of_large_chunks_is_refused_before_it_is_read_and_not_passed_over() -> None:
+    found = Chunked(source(X=counts, raw=counts)._adata, "a")
+    found.large = ("raw.X",)
+    with pytest.raises(ResourceError, match="must be decoded whole"):
+        find_counts(found, "auto", MEGABYTES)
+
+
+def test_what_is_proposed_fits_into_a_task() -> None:
+    found = Chunked(source(X=logs, spliced=counts, unspliced=counts)._adata, "a")
+    found.large = ("layers/spliced",)
+    with pytest.raises(CountsError) as caught:
+        find_counts(found, "auto", MEGABYTES)
+    assert "Integers are in layers/unspliced:" in caught.value.fix

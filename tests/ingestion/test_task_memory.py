@@ -186,7 +186,7 @@ def test_a_zarr_array_of_one_large_chunk_is_refused_unless_a_task_has_memory_for
         matrix.create_array(name, data=values, chunks=values.shape, overwrite=True)
     matrix.create_array("indptr", data=np.arange(n_cells + 1) * PER_CELL, overwrite=True)
     zarr.consolidate_metadata(path)
-    with pytest.raises(ResourceError, match="chunks of 20 MB, which are decoded whole") as refused:
+    with pytest.raises(ResourceError, match="has 20 MB, which must be decoded whole") as refused:
         plan(described(path, tmp_path / "atlas"))
     assert "Raise `task_memory_mb` to 80" in refused.value.fix
     plan(described(path, tmp_path / "atlas", task_memory_mb=80))
@@ -220,5 +220,5 @@ def test_a_chunk_of_hdf5_that_holds_all_cells_is_refused_in_every_format(tmp_pat
         joined = {"path": str(first), "organism": "human", "join": [{"path": str(path), "modality": "protein"}]}
         more = {"sources": [joined]}
     settings = described(path, tmp_path / "atlas").model_dump() | more
-    with pytest.raises(ResourceError, match="chunks of 24 MB, which are decoded whole"):
+    with pytest.raises(ResourceError, match="has 24 MB, which must be decoded whole"):
         plan(IngestConfig.model_validate(settings))

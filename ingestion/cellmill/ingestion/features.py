@@ -52,9 +52,11 @@ class Columns:
     assembly: Assembly | None
 
 
-def find_matrix(source: Source, config: SourceConfig) -> str:
-    """Return the place of a source's counts, or the places of all its matrices."""
-    return source.find_counts() if isinstance(source, JoinedSource) else find_counts(source, config.counts)
+def find_matrix(source: Source, config: SourceConfig, megabytes: float) -> str:
+    """Return the place of a source's counts, or the places of all its matrices; see `find_counts`."""
+    if isinstance(source, JoinedSource):
+        return source.find_counts(megabytes)
+    return find_counts(source, config.counts, megabytes)
 
 
 def plan_features(

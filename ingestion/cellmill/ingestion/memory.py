@@ -63,7 +63,7 @@ def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> No
     Parameters
     ----------
     blocks
-        Bytes that are decoded as a whole, by array.
+        Bytes that are decoded as a whole, by what they are.
 
     Raises
     ------
@@ -73,8 +73,7 @@ def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> No
     for name, size in blocks.items():
         if size > megabytes * 1e6 * _RAW_SHARE:
             raise ResourceError(
-                f"{name} is stored in chunks of {size / 1e6:,.0f} MB, which are decoded whole; `task_memory_mb` is "
-                f"{megabytes:,.0f}.",
+                f"{name} has {size / 1e6:,.0f} MB, which must be decoded whole; `task_memory_mb` is {megabytes:,.0f}.",
                 where=where,
                 fix=f"Raise `task_memory_mb` to {size / 1e6 / _RAW_SHARE:,.0f}, or write the data again with smaller "
                 "chunks.",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from cellmill.counts import check_counts
-from cellmill.errors import CountsError, SourceError
+from cellmill.errors import CountsError, ResourceError, SourceError
+from cellmill.ingestion.memory import refuse_blocks
 from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.base import NAMED_COUNTS
+from cellmill.ingestion.sources.base import NAMED_COUNTS, Blocks
 
 _PROBE_CELLS = 256
 
 
-def find_counts(source: Source, wanted: str) -> str:
+def find_counts(source: Source, wanted: str, megabytes: float) -> str:
     """Return the place of the raw counts.
 
     A few hundred cells at the beginning and at the end decide; every further value is checked when it is read.
@@ -22,6 +23,8 @@ def find_counts(source: Source, wanted: str) -> str:
     wanted
         A place, or ``auto``: the first that holds counts of a layer whose name says so, ``raw.X`` and ``X``. Other
         layers are taken only when asked for: integers are not always the counts (spliced reads alone, for one).
+    megabytes
+        Memory of a task: a matrix that cannot be looked at within it is refused, not passed over.
 
     Raises
     ------
@@ -29,21 +32,29 @@ def find_counts(source: Source, wanted: str) -> str:
         The source has no matrix, or none at the place.
     CountsError
         No place holds raw counts; the message gives the reason for each.
+    ResourceError
+        A matrix that may hold them is stored in chunks that do not fit into a task.
     """
     every = list(source.places())
     if not every:
         raise SourceError("The file has no matrix.", where=source.url, fix="It needs raw counts in X or raw.X.")
     places = [wanted] if wanted != "auto" else [place for place in every if _says_counts(place)]
-    # A matrix without any value is as good as none, where there is another.
-    places = [place for place in places if not _is_empty(source, place)] or places
+    empty: list[str] = []
     reasons: list[tuple[str, CountsError]] = []
     for place in places:
+        _refuse_large(source, place, megabytes)
+        # A matrix without any value is as good as none, where there is another.
+        if _is_empty(source, place):
+            empty.append(place)
+            continue
         reason = _refusal(source, place)
         if reason is None:
             return place
         reasons.append((place, reason))
-    left = [place for place in every if place not in places and not _is_empty(source, place)]
-    others = [place for place in left if _refusal(source, place) is None]
+    if empty and not reasons:
+        return empty[0]
+    left = [place for place in every if place not in places and _fits(source, place, megabytes)]
+    others = [place for place in left if not _is_empty(source, place) and _refusal(source, place) is None]
     hint = f" Integers are in {', '.join(others)}: set `counts` to it if these are the counts." if others else ""
     if not reasons:
         raise CountsError("No place says that it holds raw counts.", where=source.url, fix=hint.strip())
@@ -56,6 +67,19 @@ def find_counts(source: Source, wanted: str) -> str:
 
 def _says_counts(place: str) -> bool:
     return not place.startswith("layers/") or place.removeprefix("layers/").lower() in NAMED_COUNTS
+
+
+def _refuse_large(source: Source, place: str, megabytes: float) -> None:
+    if isinstance(source, Blocks):
+        refuse_blocks(source.blocks(place), megabytes, f"{source.url}: {place}")
+
+
+def _fits(source: Source, place: str, megabytes: float) -> bool:
+    try:
+        _refuse_large(source, place, megabytes)
+    except ResourceError:
+        return False
+    return True
 
 
 def _is_empty(source: Source, place: str) -> bool:

@@ -21,11 +21,10 @@ from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.features import find_matrix, plan_features
 from cellmill.ingestion.features import identity as identity_of_features
 from cellmill.ingestion.filtering import parse_where
-from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_blocks, refuse_wide, text_bytes
+from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_wide, text_bytes
 from cellmill.ingestion.obs import kept_columns, renamed_columns
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
-from cellmill.ingestion.sources.base import Blocks
 from cellmill.ingestion.sources.joined import JoinedSource
 from cellmill.ingestion.withdrawn_columns import lacking
 
@@ -147,7 +146,8 @@ def plan_source(
     ResourceError
         What is decoded or written as a whole does not fit into a task's memory.
     """
-    place = find_matrix(source, config)
+    memory = ingest.task_memory_mb
+    place = find_matrix(source, config, memory)
     mapping, organism = plan_features(source, place, config, ingest)
     parse_where(config.where, source)
     columns = source.obs_columns()
@@ -166,10 +166,8 @@ def plan_source(
     asked = {name for withdrawal in withdrawals for name in lacking(withdrawal, source.name, kept)}
     further = {target: name for target, name in others.items() if target in asked}
     n_cells = source.n_cells
-    memory = ingest.task_memory_mb
     text = text_bytes(source.obs(tuple((kept | further).values()), 0, min(_LOOK_CELLS, n_cells)))
     refuse_wide(text, min(n_cells, ingest.shard_cells), memory, source.url)
-    refuse_blocks(source.blocks(place) if isinstance(source, Blocks) else {}, memory, source.url)
     identity = {
         "input": source.sha256,
         "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),

@@ -80,7 +80,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, kind: str) -> None:
         victim.write_bytes(damage(victim.read_bytes(), rng))
         try:
             source = opened(tmp_path / "copy" / name, format=format)
-            for place in [source.find_counts()] if isinstance(source, JoinedSource) else source.places():
+            for place in [source.find_counts(1024)] if isinstance(source, JoinedSource) else source.places():
                 whole(source, place, 9)
                 source.default_names(place)
             source.obs(source.obs_columns())

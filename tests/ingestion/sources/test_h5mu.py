@@ -58,7 +58,7 @@ def test_all_modalities_of_the_cells_that_have_them(tmp_path: Path) -> None:
     kept = both(data)
     assert source.obs([]).index.tolist() == kept
     assert source.unpaired == {"not in prot": 7, "only in prot": 2}
-    place = source.find_counts()
+    place = source.find_counts(1024)
     assert place == "layers/counts + X"
     wanted = np.hstack([data["rna"][kept].layers["counts"].toarray(), data["prot"][kept].X.toarray()])
     for step in (1, 5, 13):

@@ -162,7 +162,7 @@ class AnnDataGroupSource:
         return found
 
     def blocks(self, place: str) -> dict[str, int]:
-        """Return the bytes of the chunks of a matrix that are decoded as a whole, by array."""
+        """Return the bytes of the chunks of a matrix that are decoded as a whole, by what they are."""
         matrix = self._matrix(place)
         return matrix.blocks if isinstance(matrix, H5Matrix) else {}
 

@@ -16,7 +16,7 @@ from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion.config import JoinConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import registry
-from cellmill.ingestion.sources.base import Blocks, Source
+from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.place import Place
 
 I64 = npt.NDArray[np.int64]
@@ -97,10 +97,10 @@ class JoinedSource:
         """Number of cells that are in all matrices that must have them."""
         return self._rows[0].size
 
-    def find_counts(self) -> str:
+    def find_counts(self, megabytes: float) -> str:
         """Return the places of the counts, looked for in each matrix by itself."""
-        found = [find_counts(self.first, self._config.counts)]
-        found += [find_counts(other.source, other.config.counts) for other in self.others]
+        found = [find_counts(self.first, self._config.counts, megabytes)]
+        found += [find_counts(other.source, other.config.counts, megabytes) for other in self.others]
         return _AND.join(found)
 
     def places(self) -> Sequence[str]:
@@ -124,15 +124,6 @@ class JoinedSource:
                 lengths += np.where(rows >= 0, np.diff(source.starts(own))[rows], 0)
             self._starts[place] = np.concatenate([[0], np.cumsum(lengths)])
         return self._starts[place]
-
-    def blocks(self, place: str) -> dict[str, int]:
-        """See `Blocks`; of all matrices."""
-        return {
-            f"{name} of {at}": size
-            for source, at, _ in self.parts(place)
-            if isinstance(source, Blocks)
-            for name, size in source.blocks(at).items()
-        }
 
     def var(self, place: str) -> pd.DataFrame:
         """Return the features' tables, one below the other."""

@@ -127,7 +127,7 @@ class LoomSource:
 
     def blocks(self, place: str) -> dict[str, int]:
         """See `Blocks`."""
-        return {"the matrix": block_bytes(self._matrix(place))}
+        return {"A chunk of the matrix": block_bytes(self._matrix(place))}
 
     @property
     def _barcode(self) -> str | None:
