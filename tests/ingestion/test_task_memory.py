@@ -152,7 +152,7 @@ def test_cells_of_very_different_sizes_are_cut_into_chunks_of_equal_weight() -> 
 
 def described(path: Path, atlas: Path, **more: object) -> IngestConfig:
     source = {"path": str(path), "organism": "human", "obs": "all"}
-    settings = {"atlas": str(atlas), "sources": [source], "backend": "local", "task_memory_mb": MEGABYTES, **more}
+    settings = {"atlas": str(atlas), "sources": [source], "backend": "local", "task_memory_mb": MEGABYTES} | more
     return IngestConfig.model_validate(settings)
 
 
@@ -168,6 +168,56 @@ def test_cells_with_so_much_text_that_a_shard_of_them_does_not_fit_are_refused_w
     most = int(re.findall(r"`shard_cells` to ([\d,]+)", refused.value.fix)[0].replace(",", ""))
     (planned,) = plan(described(path, tmp_path / "atlas", shard_cells=most))
     assert all((b - a) * 20 * len(text) < MEGABYTES * 1e6 / 4 for a, b in planned.chunks)
+
+
+def test_text_is_looked_at_everywhere_and_chunks_are_as_small_as_where_it_is_longest(tmp_path: Path) -> None:
+    n_cells, long = 4000, 3000
+    counts = sparse.csr_matrix(np.ones((n_cells, 5), np.float32))
+    # The first cells have none, as those of a sample that nobody described.
+    notes = pd.Series(["x" * long if cell >= n_cells * 3 // 4 else "" for cell in range(n_cells)])
+    obs = pd.DataFrame({"note": notes.to_numpy()}, index=[f"c{cell}" for cell in range(n_cells)])
+    path = tmp_path / "sorted.h5ad"
+    ad.AnnData(counts, obs, pd.DataFrame(index=genes(5))).write_h5ad(path)
+    (planned,) = plan(described(path, tmp_path / "atlas"))
+    budget = MEGABYTES * 1e6 / 2
+    assert len(planned.chunks) > 1
+    assert all(4 * notes[a:b].str.len().sum() <= budget for a, b in planned.chunks)
+    # A shard has cells from everywhere: what they have on average has to fit, and here a quarter have text.
+    obs["note"] = [f"{cell:0{8 * long}d}" if cell >= n_cells * 3 // 4 else "" for cell in range(n_cells)]
+    ad.AnnData(counts, obs, pd.DataFrame(index=genes(5))).write_h5ad(path)
+    with pytest.raises(ResourceError, match=r"have [56],\d\d\d bytes a cell"):
+        plan(described(path, tmp_path / "atlas"))
+
+
+@pytest.mark.parametrize(("zarr_format", "sharded"), [(2, False), (3, False), (3, True)])
+def test_a_zarr_column_of_one_chunk_of_text_is_refused_before_it_is_read(
+    tmp_path: Path, zarr_format: int, sharded: bool
+) -> None:
+    n_cells = 20_000
+    path = tmp_path / "text.zarr"
+    counts = sparse.csr_matrix(np.ones((n_cells, 5), np.float32))
+    cells = pd.DataFrame(index=[f"c{i}" for i in range(n_cells)])
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)  # type: ignore[arg-type]
+    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+    write_elem(root, "X", counts)
+    write_elem(root, "obs", cells.assign(note="", donor="d1"))
+    write_elem(root, "var", pd.DataFrame(index=genes(5)))
+    notes = np.array([f"{i:0300d}" for i in range(n_cells)], object)
+    attributes = dict(root["obs/note"].attrs)
+    shards = notes.shape if sharded else None
+    one = root.create_array("obs/note", shape=notes.shape, chunks=notes.shape, shards=shards, dtype=str, overwrite=True)
+    one[:] = notes
+    one.attrs.update(attributes)
+    with pytest.raises(ResourceError, match=r"A chunk of 'note' has 2\d MB, which must be decoded whole") as refused:
+        plan(described(path, tmp_path / "atlas"))
+    assert refused.value.where.endswith("text.zarr: obs")
+    sources = [{"path": str(path), "organism": "human", "where": "note != 'x'"}]
+    with pytest.raises(ResourceError, match="A chunk of 'note'"):
+        plan(described(path, tmp_path / "atlas", sources=sources))
+    # It is not in the way of who keeps other columns, or has the memory.
+    plan(described(path, tmp_path / "atlas", sources=[{**sources[0], "where": None, "obs": {"donor": "donor"}}]))
+    most = int(re.findall(r"`task_memory_mb` to ([\d,]+)", refused.value.fix)[0].replace(",", ""))
+    plan(described(path, tmp_path / "atlas", task_memory_mb=most + 1))
 
 
 def test_a_zarr_array_of_one_large_chunk_is_refused_unless_a_task_has_memory_for_it(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,9 @@ import pandas as pd
 
 from cellmill.errors import ResourceError
 from cellmill.ingestion.counts import ranges
+from cellmill.ingestion.sources.base import Source
 
+_LOOKS, _LOOK_CELLS = 16, 32
 _RAW_BYTES = 40
 """Of a stored value while it is raw: value and column of 8 bytes, what they become, and copies by the library."""
 _ENTRY_BYTES = 8
@@ -32,10 +35,35 @@ def entries_at_once(megabytes: float) -> int:
     return max(1, min(_MOST_AT_ONCE, int(megabytes * 1e6 * _RAW_SHARE / _RAW_BYTES)))
 
 
-def text_bytes(obs: pd.DataFrame) -> float:
-    """Return how many bytes the columns of a cell have as text, with their index, on average over some cells."""
-    columns = [obs.index.to_series(), *(obs[name] for name in obs.columns)]
-    return float(sum(column.astype(str).str.len().mean() + 4 for column in columns)) if len(obs) else 0.0
+@dataclass(frozen=True)
+class Text:
+    """How many bytes the columns of a cell have as text, with their index.
+
+    Attributes
+    ----------
+    mean
+        On average over all cells: a shard has its cells from everywhere.
+    most
+        On average over those neighbours that have most: a chunk is made of neighbours.
+    """
+
+    mean: float
+    most: float
+
+
+def text_of(source: Source, columns: Sequence[str]) -> Text:
+    """Look at some neighbours in many places, for files are often sorted by what their columns say."""
+    n = source.n_cells
+    size = min(n, _LOOK_CELLS)
+    starts = sorted({(n - size) * look // (_LOOKS - 1) for look in range(_LOOKS)}) if size else []
+    found = [_text_bytes(source.obs(columns, start, start + size)) for start in starts]
+    return Text(float(np.mean(found)), max(found)) if found else Text(0.0, 0.0)
+
+
+def _text_bytes(obs: pd.DataFrame) -> float:
+    columns: list[Iterable[object]] = [obs.index, *(obs[name] for name in obs.columns)]
+    lengths = [[len(str(value).encode("utf-8", "replace")) + 4 for value in column] for column in columns]
+    return float(np.sum(lengths)) / len(obs)
 
 
 def refuse_wide(text: float, shard_cells: int, megabytes: float, where: str) -> None:
@@ -90,7 +118,7 @@ def chunks_of(starts: npt.NDArray[np.int64], megabytes: float, text: float = 0.0
     megabytes
         Memory of a task.
     text
-        See `text_bytes`.
+        Bytes of a cell's columns as text.
     """
     limit = int(megabytes * 1e6 * _CHUNK_SHARE)
     each = max(_CELL_BYTES, int(text * _TEXT_COPIES), limit // _MOST_CELLS)

@@ -21,17 +21,16 @@ from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.features import find_matrix, plan_features
 from cellmill.ingestion.features import identity as identity_of_features
 from cellmill.ingestion.filtering import parse_where
-from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_wide, text_bytes
+from cellmill.ingestion.memory import chunks_of, entries_at_once, refuse_blocks, refuse_wide, text_of
 from cellmill.ingestion.obs import kept_columns, renamed_columns
 from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
+from cellmill.ingestion.sources.base import ObsBlocks
 from cellmill.ingestion.sources.joined import JoinedSource
 from cellmill.ingestion.withdrawn_columns import lacking
 
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
-
-_LOOK_CELLS = 256
 
 # Where files are and how they are opened: the digest of the input says what is in them.
 _FILES = {"path": True, "format": True, "features": True}
@@ -149,7 +148,7 @@ def plan_source(
     memory = ingest.task_memory_mb
     place = find_matrix(source, config, memory)
     mapping, organism = plan_features(source, place, config, ingest)
-    parse_where(config.where, source)
+    predicate = parse_where(config.where, source)
     columns = source.obs_columns()
     wanted = renamed_columns(columns, config.obs)
     if missing := [name for name in wanted if name not in columns]:
@@ -166,8 +165,12 @@ def plan_source(
     asked = {name for withdrawal in withdrawals for name in lacking(withdrawal, source.name, kept)}
     further = {target: name for target, name in others.items() if target in asked}
     n_cells = source.n_cells
-    text = text_bytes(source.obs(tuple((kept | further).values()), 0, min(_LOOK_CELLS, n_cells)))
-    refuse_wide(text, min(n_cells, ingest.shard_cells), memory, source.url)
+    read = tuple(dict.fromkeys((kept | further).values()))
+    if isinstance(source, ObsBlocks):
+        asked_of = predicate.columns if predicate is not None else ()
+        refuse_blocks(source.obs_blocks((*read, *asked_of)), memory, f"{source.url}: obs")
+    text = text_of(source, read)
+    refuse_wide(text.mean, min(n_cells, ingest.shard_cells), memory, source.url)
     identity = {
         "input": source.sha256,
         "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),
@@ -195,7 +198,7 @@ def plan_source(
         unkept=frozenset(others.keys() - further.keys()),
         n_cells=n_cells,
         n_shards=-(-n_cells // ingest.shard_cells),
-        chunks=chunks_of(source.starts(place), memory, text),
+        chunks=chunks_of(source.starts(place), memory, text.most),
         entries_at_once=entries_at_once(memory),
         digest=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
     )

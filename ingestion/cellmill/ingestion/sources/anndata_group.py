@@ -161,10 +161,16 @@ class AnnDataGroupSource:
                 found[name] = item[:]
         return found
 
+    @translated(reading_hdf5)
     def blocks(self, place: str) -> dict[str, int]:
         """Return the bytes of the chunks of a matrix that are decoded as a whole, by what they are."""
         matrix = self._matrix(place)
-        return matrix.blocks if isinstance(matrix, H5Matrix) else {}
+        return matrix.blocks
+
+    @translated(reading_hdf5)
+    def obs_blocks(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of the chunks of the cells' table that are decoded as a whole, by what they are."""
+        return self._table("obs").blocks(columns)
 
     def _matrix(self, place: str) -> H5Matrix | TableMatrix:
         if place not in self._matrices:

@@ -94,3 +94,12 @@ class Blocks(Protocol):
     def blocks(self, place: str) -> dict[str, int]:
         """Return the bytes of such pieces of the matrix at `place`, by what they are (``A chunk of data``)."""
         ...
+
+
+@runtime_checkable
+class ObsBlocks(Protocol):
+    """A source that may store the cells' table in such pieces."""
+
+    def obs_blocks(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of such pieces of the index and of columns, by what they are."""
+        ...

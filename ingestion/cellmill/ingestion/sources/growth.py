@@ -16,10 +16,10 @@ _BLOSC_HEADER, _LZ4_HEADER = 16, 4
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def grows_beyond(stored: bytes, compressor: str, limit: int) -> bool:
-    """Return whether bytes would be more than `limit` when they are decompressed.
+def grown_size(stored: bytes, compressor: str, limit: int) -> int:
+    """Return how many bytes there are when they are decompressed, or some number above `limit`.
 
-    Bytes that cannot be decompressed would not: whoever decompresses them says so.
+    Of bytes that cannot be decompressed there are none: whoever decompresses them says so.
 
     Parameters
     ----------
@@ -31,14 +31,14 @@ def grows_beyond(stored: bytes, compressor: str, limit: int) -> bool:
         Bytes.
     """
     if not compressor:
-        return len(stored) > limit
+        return len(stored)
     if compressor == "blosc":
-        return len(stored) >= _BLOSC_HEADER and int(struct.unpack_from("<I", stored, 4)[0]) > limit
+        return int(struct.unpack_from("<I", stored, 4)[0]) if len(stored) >= _BLOSC_HEADER else 0
     if compressor == "lz4":
-        return len(stored) >= _LZ4_HEADER and int(struct.unpack_from("<I", stored)[0]) > limit
+        return int(struct.unpack_from("<I", stored)[0]) if len(stored) >= _LZ4_HEADER else 0
     if compressor == "zstd":
         said = _zstd_size(stored)
-        return _streamed_zstd(stored, limit) if said is None else said > limit
+        return _streamed_zstd(stored, limit) if said is None else said
     return _streamed(stored, _DECODERS[compressor], limit)
 
 
@@ -63,18 +63,18 @@ def _zstd_size(stored: bytes) -> int | None:
     return size + 256 if width == 2 else size
 
 
-def _streamed_zstd(stored: bytes, limit: int) -> bool:
+def _streamed_zstd(stored: bytes, limit: int) -> int:
     grown = 0
     try:
         with pa.CompressedInputStream(pa.BufferReader(stored), "zstd") as stream:
             while grown <= limit and (piece := stream.read(_PIECE)):
                 grown += len(piece)
     except OSError:
-        return False
-    return grown > limit
+        return 0
+    return grown
 
 
-def _streamed(stored: bytes, make: Callable[[], Any], limit: int) -> bool:
+def _streamed(stored: bytes, make: Callable[[], Any], limit: int) -> int:
     grown, decoder = 0, make()
     rest = stored
     try:
@@ -94,8 +94,8 @@ def _streamed(stored: bytes, make: Callable[[], Any], limit: int) -> bool:
                 if decoder.needs_input:
                     break
     except (zlib.error, OSError, lzma.LZMAError, EOFError):
-        return False
-    return grown > limit
+        return 0
+    return grown
 
 
 _DECODERS: dict[str, Callable[[], Any]] = {

@@ -8,6 +8,7 @@ import h5py
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
+from cellmill.ingestion.sources.matrix import block_bytes
 
 
 class Hdf5Tree:
@@ -48,6 +49,11 @@ class Hdf5Tree:
         """Refuse an array that claims too much, or that is not there as a whole."""
         refuse_bombs(array, where)
         refuse_gaps(array, where)
+
+    def chunk_bytes(self, array: Any, where: str) -> int:
+        """Return what a chunk takes; text of any length is beside the chunks, and read as it is asked for."""
+        self.check(array, where)
+        return block_bytes(array)
 
     def close(self) -> None:
         """Close the file."""

@@ -16,7 +16,7 @@ from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion.config import JoinConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import registry
-from cellmill.ingestion.sources.base import Source
+from cellmill.ingestion.sources.base import ObsBlocks, Source
 from cellmill.ingestion.sources.place import Place
 
 I64 = npt.NDArray[np.int64]
@@ -154,6 +154,10 @@ class JoinedSource:
             _gather(source, own, rows[start:stop]) for (source, own, _), rows in zip(parts, self._rows, strict=True)
         ]
         return sparse.csr_matrix(sparse.hstack(blocks, format="csr"))
+
+    def obs_blocks(self, columns: Sequence[str]) -> dict[str, int]:
+        """See `ObsBlocks`."""
+        return self.first.obs_blocks(columns) if isinstance(self.first, ObsBlocks) else {}
 
     def _align(self) -> list[I64]:
         """Return the rows of every matrix, the first's ascending; -1 where a matrix may lack the cell, and does."""

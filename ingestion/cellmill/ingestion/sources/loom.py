@@ -125,6 +125,7 @@ class LoomSource:
                 f"Cells {start} to {stop - 1} cannot be read: {error}.", where=f"{self.url}: {place}", fix=_FIX
             ) from error
 
+    @translated(reading_hdf5)
     def blocks(self, place: str) -> dict[str, int]:
         """See `Blocks`."""
         return {"A chunk of the matrix": block_bytes(self._matrix(place))}

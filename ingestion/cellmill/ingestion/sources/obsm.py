@@ -32,6 +32,11 @@ class TableMatrix:
         self.shape = (table.n_rows, len(table.columns))
 
     @property
+    def blocks(self) -> dict[str, int]:
+        """Bytes of the chunks that are decoded as a whole, by what they are."""
+        return self._table.blocks(self._table.columns)
+
+    @property
     def starts(self) -> npt.NDArray[np.int64]:
         """Where the values of each row begin among all that are stored: int64 [rows + 1]."""
         return np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.sources.matrix import UNREADABLE
 from cellmill.ingestion.sources.tree import Tree
 
+_ARRAYS = ("codes", "values", "mask")
 _FIX = "Read the file with anndata and write it again."
 
 
@@ -92,6 +93,24 @@ class Table:
             return values
         except (*UNREADABLE, KeyError, TypeError) as error:
             raise self._error(f"the column {name!r} cannot be read: {str(error) or type(error).__name__}") from error
+
+    def blocks(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return what the chunks of the index and of columns take while they are decoded as a whole, by what they are.
+
+        Raises
+        ------
+        SourceError
+            One of them claims more than is there.
+        """
+        if self._records:
+            return {"A chunk of the table": self._tree.chunk_bytes(self._item, self._where)}
+        found = {}
+        for name in dict.fromkeys([self._index, *columns]):
+            item = self._item[name]
+            arrays = [item] if hasattr(item, "shape") else [item[part] for part in _ARRAYS if part in item]
+            sizes = [self._tree.chunk_bytes(array, self._where) for array in arrays]
+            found[f"A chunk of {name!r}"] = max(sizes, default=0)
+        return found
 
     def frame(self) -> pd.DataFrame:
         """Return the whole table."""

@@ -105,6 +105,7 @@ class TenxH5Source(TenxCells):
         """Read rows ``[start, stop)``."""
         return super().rows(place, start, stop)
 
+    @translated(reading_hdf5)
     def blocks(self, place: str) -> dict[str, int]:
         """See `Blocks`."""
         return self._matrix.blocks

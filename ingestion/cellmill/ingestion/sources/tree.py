@@ -28,6 +28,10 @@ class Tree(Protocol):
         """Refuse an array that claims more than is there, or of which parts are missing."""
         ...
 
+    def chunk_bytes(self, array: Any, where: str) -> int:
+        """Return what a chunk of an array takes in memory while it is decoded as a whole, 0 where it has none."""
+        ...
+
     def close(self) -> None:
         """Let go of the file."""
         ...

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import WrapperStore
 
 from cellmill.errors import SourceError
-from cellmill.ingestion.sources.growth import grows_beyond, is_cut
+from cellmill.ingestion.sources.growth import grown_size, is_cut
 from cellmill.ingestion.sources.zarr_claims import Limit
 
 _ENTRY, _CHECKSUM, _NOTHING = 16, 4, 2**64 - 1
@@ -57,6 +58,16 @@ class GuardedStore(WrapperStore[Store]):
         """Return parts of what is stored under keys; see `get`."""
         return [await self.get(key, prototype, wanted) for key, wanted in key_ranges]
 
+    def grown(self, key: str) -> int:
+        """Return to how many bytes the largest chunk under a key grows."""
+        found, limit = sync(self.get(key, default_buffer_prototype())), self._limit(key)
+        if found is None or limit is None:
+            return 0
+        stored = found.to_bytes()
+        index = limit.chunks_in_shard * _ENTRY + _CHECKSUM
+        parts = _split(stored, limit, index) if limit.chunks_in_shard else [stored]
+        return max((grown_size(part, limit.compressor, limit.bytes) for part in parts), default=0)
+
     def _check(self, key: str, found: Buffer, wanted: ByteRequest | None) -> None:
         limit = self._limit(key)
         if limit is None or isinstance(wanted, SuffixByteRequest):
@@ -74,7 +85,7 @@ class GuardedStore(WrapperStore[Store]):
             raise SourceError(
                 f"The chunk {key} is cut short.", where=self.url, fix="Fetch or copy it again as a whole."
             )
-        if any(grows_beyond(part, limit.compressor, limit.bytes) for part in parts):
+        if any(grown_size(part, limit.compressor, limit.bytes) > limit.bytes for part in parts):
             raise SourceError(
                 f"The chunk {key} grows to more than its {limit.bytes / 1e6:,.1f} MB.",
                 where=self.url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from typing import Any
 
 import zarr
@@ -11,9 +12,11 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.matrix import block_bytes
 from cellmill.ingestion.sources.remote import short
 from cellmill.ingestion.sources.zarr_claims import (
     limit_of,
+    part_keys,
     refuse_codec,
     refuse_lost_parts,
     refuse_zarr_claim,
@@ -24,6 +27,9 @@ from cellmill.ingestion.sources.zarr_guard import GuardedStore
 
 _FIX = "Fetch or copy it again as a whole, or write it again with anndata."
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, BaseError)
+
+_TEXT_OBJECT, _TEXT_COPIES = 48, 3.5
+"""Bytes of a value of text beside its characters, and how often these are in memory: zarr's, numpy's and Python's."""
 
 
 class ZarrNode:
@@ -118,6 +124,14 @@ class ZarrTree(ZarrNode):
         """Refuse an array that claims too much, or that is not there as a whole."""
         refuse_zarr_gaps(array, self._files.sizes, where)
         self.check(array, where)
+
+    def chunk_bytes(self, array: Any, where: str) -> int:
+        """Return what a chunk takes; of text, that whose chunk is stored in most bytes."""
+        self.check(array, where)
+        if array.dtype.kind not in "OT":
+            return block_bytes(array)
+        largest = max(part_keys(array), key=lambda key: self._files.sizes.get(key, 0), default="")
+        return int(prod(array.chunks) * _TEXT_OBJECT + self._store.grown(largest) * _TEXT_COPIES)
 
     def close(self) -> None:
         """Let go of the store."""
