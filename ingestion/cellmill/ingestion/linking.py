@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +14,9 @@ from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.cells import write_cells
 from cellmill.atlas.files import list_files
 from cellmill.atlas.lease import Lease
-from cellmill.atlas.link import Link, stamp_of
+from cellmill.atlas.link import ARRAYS, Link
 from cellmill.atlas.presence import Presence
+from cellmill.atlas.store_vector import StoreVector, open_vectors
 from cellmill.atlas.summary import summarise
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.atlas.writing import checksum, shard_keys
@@ -45,7 +46,7 @@ def link(config: IngestConfig) -> IngestResult:
     and for its counts. Rows keep their order in the store, so that the stream mixes what the store has mixed: runs
     shorter than the default (``stream.run``) mix better and read more bytes than they use.
 
-    A store that is linked must stay where it is, and as it is: whoever reads compares the stamp of its files and the
+    A store that is linked must stay where it is, and as it is: whoever reads compares the sizes of its files and the
     content hash of every cell. Linking it again after a change replaces its former self.
 
     Parameters
@@ -102,7 +103,7 @@ def link(config: IngestConfig) -> IngestResult:
 
 
 def _as_link(plan: SourcePlan) -> SourcePlan:
-    """Return a plan whose identity says that counts stay in place, and in which state they are."""
+    """Return a plan whose identity says that counts stay in place, and which that is."""
     source = open_source(plan)
     try:
         if plan.format != "zarr" or not isinstance(source, AnnDataGroupSource) or not source.is_folder:
@@ -119,11 +120,9 @@ def _as_link(plan: SourcePlan) -> SourcePlan:
                 where=plan.url,
                 fix="Ingest it, or write it again with rows compressed (scipy.sparse.csr_matrix).",
             )
-        assert plan.location is not None
-        stamp = stamp_of(list_files(Storage.open(plan.location), group))
     finally:
         close_source()
-    digest = hashlib.sha256(f"linked {plan.digest} {plan.location} {group} {stamp}".encode()).hexdigest()
+    digest = hashlib.sha256(f"linked {plan.digest} {plan.location} {group}".encode()).hexdigest()
     return replace(plan, digest=digest)
 
 
@@ -135,7 +134,9 @@ def _shards(
     assert isinstance(source, AnnDataGroupSource)
     assert plan.location is not None
     group, _ = source.stored(plan.place)
-    stamp = stamp_of(list_files(Storage.open(plan.location), group))
+    store = Storage.open(plan.location)
+    there = {file.key: file for file in list_files(store, group)}
+    vectors = open_vectors(store, group, ARRAYS, there.keys())
     size = -(-plan.n_cells // plan.n_shards)
     # In one shard, so that no cell is dealt elsewhere.
     alone = replace(plan, n_shards=1)
@@ -162,7 +163,7 @@ def _shards(
             link = Link(
                 location=plan.location,
                 matrix=group,
-                stamp=stamp,
+                files={key: there[key].size for key in _files(vectors, low, high)},
                 largest=largest,
                 target=plan.mapping.target,
                 binary=plan.mapping.binary,
@@ -170,12 +171,19 @@ def _shards(
                 keys=plan.feature_keys,
             )
             yield _write(storage, plan, number, cells, link, vocabulary), high - low
-        if stamp_of(list_files(Storage.open(plan.location), group)) != stamp:
+        if {file.key: file for file in list_files(store, group)} != there:
             raise SourceError(
                 "The store was changed while it was being read.", where=plan.url, fix="Run again when it is complete."
             )
     finally:
         close_source()
+
+
+def _files(vectors: Sequence[StoreVector], low: int, high: int) -> list[str]:
+    """Return the files that have the counts of rows, or say where these are."""
+    indptr, *entries = vectors
+    first, last = (int(indptr.read(row, row + 1)[0]) for row in (low, high))
+    return [*indptr.files(0, indptr.length), *(key for array in entries for key in array.files(first, last))]
 
 
 def _write(

@@ -51,6 +51,8 @@ class ShardArrays:
         Column and count of each entry.
     entry_tokens
         Token of each entry, where these are stored.
+    linked
+        What reads columns and counts together, where that is one work.
     """
 
     indptr: I64
@@ -58,6 +60,22 @@ class ShardArrays:
     columns: EntryArray
     counts: EntryArray
     entry_tokens: EntryArray | None
+    linked: LinkedShard | None = None
+
+    def read(self, begin: I64, end: I64, columns: Emit, counts: Emit) -> None:
+        """Read columns and counts of pieces, whole rows each, ascending and apart; see `EntryArray.read`."""
+        if self.linked is not None:
+            self.linked.read(begin, end, columns, counts)
+            return
+        self.columns.read(begin, end, columns)
+        self.counts.read(begin, end, counts)
+
+    def pieces(self, begin: I64, end: I64) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return columns and counts of pieces as `read` has them, one after the other."""
+        n = int((end - begin).sum())
+        columns, counts = np.empty(n, self.columns.dtype), np.empty(n, self.counts.dtype)
+        self.read(begin, end, into(columns), into(counts))
+        return columns, counts
 
 
 class _ColumnsOfTokens:
@@ -88,7 +106,7 @@ def open_arrays(storage: Storage, entry: ShardEntry) -> ShardArrays:
         return ShardArrays(shard.indptr, shard.tokens, columns, shard.counts, shard.genes)
     if entry.layout == "anndata":
         linked = LinkedShard(storage, entry)
-        return ShardArrays(linked.indptr, linked.tokens, linked.columns, linked.counts, None)
+        return ShardArrays(linked.indptr, linked.tokens, linked.columns, linked.counts, None, linked)
     arrays = [ChunkedArray(storage, f"{entry.shard_path}/X/{name}") for name in ("indptr", "indices", "data")]
     return ShardArrays(read_whole(arrays[0]), load_tokens(storage, entry), arrays[1], arrays[2], None)
 
@@ -104,15 +122,15 @@ def load_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
 
 def read_whole(array: EntryArray) -> npt.NDArray[Any]:
     """Return all entries."""
-    return read_pieces(array, np.zeros(1, np.int64), np.full(1, array.length))
+    out = np.empty(array.length, array.dtype)
+    array.read(np.zeros(1, np.int64), np.full(1, array.length), into(out))
+    return out
 
 
-def read_pieces(array: EntryArray, begin: I64, end: I64) -> npt.NDArray[Any]:
-    """Return pieces that are ascending and apart, one after the other."""
-    out = np.empty(int((end - begin).sum()), dtype=array.dtype)
+def into(out: npt.NDArray[Any]) -> Emit:
+    """Return what writes all that is read to an array."""
 
     def place(part: npt.NDArray[Any], where: slice) -> None:
         out[where] = part
 
-    array.read(begin, end, place)
-    return out
+    return place

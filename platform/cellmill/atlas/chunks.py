@@ -28,7 +28,7 @@ Fetch = Callable[[list[tuple[int, int]]], list[bytes]]
 _FIX = "`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again."
 _ABSENT = (1 << 64) - 1
 _CODECS = ("bytes", "blosc", "crc32c")
-_RESIDUE = 0x48674BC7
+RESIDUE = 0x48674BC7
 """crc32c of any bytes that are followed by their own crc32c, little-endian."""
 
 blosc: Any = import_module("numcodecs.blosc")
@@ -127,7 +127,7 @@ class ChunkedArray:
                         yield chunk, entries
 
     def _decode(self, content: bytes, out: npt.NDArray[Any], chunk: int, file: int) -> None:
-        if len(content) < 20 or google_crc32c.value(content) != _RESIDUE:
+        if len(content) < 20 or google_crc32c.value(content) != RESIDUE:
             raise self._damaged(f"Chunk {chunk} does not have the checksum it was written with.", file)
         # Bytes 4 to 8 of a blosc buffer say how long it is when decoded.
         if int.from_bytes(content[4:8], "little") != out.nbytes:
@@ -141,7 +141,7 @@ class ChunkedArray:
                 return self._index[file]
         size = 16 * self._per_file + 4
         (content,) = fetch([(-size, 0)])
-        if len(content) != size or google_crc32c.value(content) != _RESIDUE:
+        if len(content) != size or google_crc32c.value(content) != RESIDUE:
             raise self._damaged("The index of a file does not have the checksum it was written with.", file)
         index = np.frombuffer(content[:-4], "<u8").reshape(-1, 2).astype(np.uint64)
         with self._lock:

@@ -78,7 +78,7 @@ def move_to_features(
         if highest > limit:
             return TOO_LARGE
         if not ascending:
-            n = _summed(features[:n], sums[:n], limit)
+            n = sum_row(features[:n], sums[:n], limit)
             if n < 0:
                 return TOO_LARGE
         position += n
@@ -118,7 +118,7 @@ def _moved(
 
 
 @compiled
-def _summed(features: npt.NDArray[Any], counts: npt.NDArray[Any], limit: int) -> int:
+def sum_row(features: npt.NDArray[Any], counts: npt.NDArray[Any], limit: int) -> int:
     """Sort a row by feature and sum what is of one; return how many are left, -1 if a sum is above `limit`."""
     order = np.argsort(features)
     from_features, from_counts = features[order], counts[order]

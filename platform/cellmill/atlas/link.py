@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.files import File
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
+ARRAYS = ("indptr", "indices", "data")
+"""The arrays of a sparse matrix."""
 _ABOUT = b"cellmill"
 _FIX = "`cellmill atlas verify` lists what is damaged; restore it from a copy, or link the store again."
 
@@ -31,8 +30,8 @@ class Link:
         Path or URL of the store.
     matrix
         The group of the counts in it: a sparse matrix by rows.
-    stamp
-        Of the group's files when they were read; see `stamp_of`.
+    files
+        Key and size of each file that has counts of the shard, or says where they are.
     largest
         The largest count of the shard.
     target : int32 [n_in]
@@ -47,7 +46,7 @@ class Link:
 
     location: str
     matrix: str
-    stamp: str
+    files: dict[str, int]
     largest: int
     target: npt.NDArray[np.int32]
     binary: npt.NDArray[np.bool_]
@@ -64,7 +63,7 @@ class Link:
         }
         offsets = {name: pa.array([0, len(values)], pa.int32()) for name, values in lists.items()}
         table = pa.table({name: pa.ListArray.from_arrays(offsets[name], values) for name, values in lists.items()})
-        about = {name: getattr(self, name) for name in ("location", "matrix", "stamp", "largest")}
+        about = {name: getattr(self, name) for name in ("location", "matrix", "files", "largest")}
         table = table.replace_schema_metadata({_ABOUT: json.dumps(about)})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
@@ -88,9 +87,3 @@ def read_link(storage: Storage, entry: ShardEntry) -> Link:
     except (pa.ArrowException, SourceError, OSError, KeyError, TypeError, ValueError) as error:
         where = storage.join(entry.shard_path)
         raise IntegrityError(f"The shard's link cannot be read: {error!r}.", where=where, fix=_FIX) from error
-
-
-def stamp_of(files: Iterable[File]) -> str:
-    """Return what changes when one of the files does: the digest of names, sizes and times of change."""
-    lines = sorted(f"{file.key} {file.size} {file.modified:.6f}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]

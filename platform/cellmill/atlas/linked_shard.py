@@ -1,12 +1,13 @@
 """Reading a shard whose counts are in an AnnData zarr store of somebody else.
 
 What is read is moved from columns to features as an ingestion does it, and each cell is compared with the content hash
-that it had when the store was linked: other counts are never handed on.
+that it had when the store was linked: other counts are never handed on. So files that were merely copied or touched are
+as good as before, and damage is that of the shards whose cells it changes.
 """
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,20 @@ import numpy.typing as npt
 
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.chunks import Emit
-from cellmill.atlas.column_sums import FINE, move_to_features
 from cellmill.atlas.content import content_hash, hash_bytes
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.files import list_files
 from cellmill.atlas.layout import count_dtype, index_dtype
-from cellmill.atlas.link import read_link, stamp_of
+from cellmill.atlas.link import ARRAYS, read_link
+from cellmill.atlas.linked_rows import known_features
 from cellmill.atlas.store_vector import open_vectors
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
 
+_AT_ONCE = 1 << 17
+"""Entries that are moved at a time: few enough to stay in a processor's cache."""
 _FIX = "Restore the store, or link it again: `cellmill atlas link` replaces what it was."
 
 
@@ -45,89 +48,104 @@ class LinkedShard:
     Raises
     ------
     IntegrityError
-        The link or the cells' metadata is damaged, or the store is not there or not as it was linked.
+        The link or the cells' metadata is damaged, or files of the store are missing or have another size.
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         self._entry = entry
         self._link = link = read_link(storage, entry)
         table = CellsFile(storage, entry).read(["source_row", "n_genes", "content_hash"])
-        self._rows: I64 = table["source_row"].to_numpy().astype(np.int64)
+        rows: I64 = table["source_row"].to_numpy().astype(np.int64)
         lengths = table["n_genes"].to_numpy()
         self.indptr: I64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         # All values have 16 bytes, one after the other.
         hashes = table["content_hash"].combine_chunks()
         self._hashes = np.frombuffer(hashes.buffers()[-1], np.uint8).reshape(-1, 16)[hashes.offset :][: entry.n_rows]
         self.tokens = link.tokens
-        store = storage.beside(link.location, link.stamp)
+        store = storage.beside(link.location, entry.source_sha256)
+        there = {file.key: file.size for file in list_files(store, link.matrix)}
+        for key, size in link.files.items():
+            if key not in there:
+                raise self._changed(f"{key} is not there.")
+            if there[key] != size:
+                raise self._changed(f"{key} had {size:,} bytes and has {there[key]:,}.")
         try:
-            files = list(list_files(store, link.matrix))
-            if stamp_of(files) != link.stamp:
-                raise self._changed("Its files are not those that were linked.")
-            indptr, self._indices, self._values = open_vectors(
-                store, link.matrix, ("indptr", "indices", "data"), {file.key for file in files}
-            )
-            first, last = int(self._rows.min(initial=0)), int(self._rows.max(initial=-1))
+            indptr, self._indices, self._values = open_vectors(store, link.matrix, ARRAYS, there.keys())
+            first, last = int(rows.min(initial=0)), int(rows.max(initial=-1))
             starts = indptr.read(first, last + 2).astype(np.int64)
         except SourceError as error:
             raise self._changed(error.what) from error
-        if starts.size != last + 2 - first or np.any(np.diff(starts) < 0):
+        if np.any(np.diff(starts) < 0):
             raise self._changed("Its rows are not those that were linked.")
-        self._begin, self._end = starts[self._rows - first], starts[self._rows - first + 1]
-        self._kept = threading.local()
+        self._begin, self._end = starts[rows - first], starts[rows - first + 1]
+        # Most stores have none.
+        self._binary = link.binary if link.binary.any() else link.binary[:0]
         self.columns = _Part(self, 0, index_dtype(link.tokens.size))
         self.counts = _Part(self, 1, count_dtype(link.largest))
 
-    def entries(self, begin: I64, end: I64) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return features and counts of pieces that are ascending and apart.
+    def read(self, begin: I64, end: I64, columns: Emit, counts: Emit) -> None:
+        """Read features and counts of pieces, each of whole rows, that are ascending and apart.
 
-        Features are asked for and then the counts beside them, so the last answer is kept, by each thread.
+        Parameters
+        ----------
+        begin, end : int64 [k]
+            Entries ``begin[i]`` up to, not including, ``end[i]``.
+        columns, counts
+            Called with features, with counts, and with their place among all that are read.
+
+        Raises
+        ------
+        IntegrityError
+            Files are missing, or a cell has other counts than when it was linked.
         """
-        asked = begin.tobytes() + end.tobytes()
-        kept = getattr(self._kept, "answer", None)
-        if kept is not None and kept[0] == asked:
-            self._kept.answer = None
-            return kept[1], kept[2]
-        first = np.searchsorted(self.indptr, begin, side="right") - 1
-        last = np.searchsorted(self.indptr, end, side="left")
-        wanted = np.unique(np.concatenate([np.arange(a, b) for a, b in zip(first, last, strict=True)]).astype(np.int64))
-        features, counts = self._harmonised(wanted)
-        starts = np.concatenate([[0], np.cumsum(np.diff(self.indptr)[wanted])])
-        at = starts[np.searchsorted(wanted, first)] + begin - self.indptr[first]
-        if int((end - begin).sum()) != features.size:  # parts of rows
-            pieces = [slice(a, a + n) for a, n in zip(at.tolist(), (end - begin).tolist(), strict=True)]
-            features, counts = (np.concatenate([part[piece] for piece in pieces]) for part in (features, counts))
-        self._kept.answer = (asked, features, counts)
-        return features, counts
-
-    def _harmonised(self, rows: I64) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Read ascending rows of the shard, and return their features and counts."""
-        link, begin, end = self._link, self._begin[rows], self._end[rows]
+        rows = self._rows(begin, end)
+        if not rows.size:
+            return
+        low, high = self._begin[rows], self._end[rows]
         try:
-            columns, values = self._indices.pieces(begin, end), _native(self._values.pieces(begin, end))
+            self._move(rows, low, high, columns, counts)
         except SourceError as error:
             raise self._changed(error.what) from error
-        starts = np.concatenate([[0], np.cumsum(end - begin)])
-        if columns.size != starts[-1] or values.size != starts[-1]:
-            raise self._changed("It ends before it should.")
-        if columns.size and (int(columns.min()) < 0 or int(columns.max()) >= link.target.size):
-            raise self._changed("It names columns that are not there.")
-        features = np.empty(values.size + 1, self.columns.dtype)
-        kind = np.uint16 if link.largest < 1 << 16 else np.uint32
-        counts = np.empty(values.size + 1, kind)
-        indptr = np.zeros(rows.size + 1, np.int64)
-        umis = np.zeros(link.target.size)
-        limit = int(np.iinfo(kind).max)
-        state = move_to_features(starts, columns, values, link.target, features, counts, indptr, umis, limit)
-        n = int(indptr[-1])
-        features, counts = features[:n], counts[:n].astype(self.counts.dtype, copy=False)
-        counts[link.binary[features]] = 1
-        same = state == FINE and np.array_equal(np.diff(indptr), np.diff(self.indptr)[rows])
-        if not same or not np.array_equal(
-            hash_bytes(content_hash(indptr, features, counts, link.keys)), self._hashes[rows]
-        ):
-            raise self._changed("Its counts are not those that were linked.")
-        return features, counts
+
+    def _rows(self, begin: I64, end: I64) -> I64:
+        """Return the rows that have the entries of pieces."""
+        begin, end = begin[end > begin], end[end > begin]
+        first, last = np.searchsorted(self.indptr, begin, side="right") - 1, np.searchsorted(self.indptr, end)
+        if np.any(self.indptr[first] != begin) or np.any(self.indptr[last] != end):
+            raise ValueError("parts of rows are asked for")
+        every = [np.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
+        return np.concatenate([np.empty(0, np.int64), *every])
+
+    def _move(self, rows: I64, low: I64, high: I64, columns: Emit, counts: Emit) -> None:
+        link = self._link
+        spans = [(start, stop) for start, stop, _ in _spans(low, high)]
+        indices, values = self._indices.reading(spans), self._values.reading(spans)
+        starts = np.concatenate([[0], np.cumsum(high - low)])
+        size = max(int((starts[b] - starts[a]).max()) for a, b in _some(starts))
+        raw = np.empty(size, self._indices.dtype), np.empty(size, self._values.dtype)
+        moved = np.empty(size + 1, self.columns.dtype), np.empty(size + 1, self.counts.dtype)
+        at = 0
+        for a, b in _some(starts):
+            own = starts[a : b + 1] - starts[a]
+            for start, stop, first in _spans(low[a:b], high[a:b]):
+                for source, out in zip((indices, values), raw, strict=True):
+                    source.take(start, stop, out[first : first + stop - start])
+            indptr = np.empty(own.size, np.int64)
+            n = int(own[-1])
+            fine = known_features(own, raw[0][:n], raw[1][:n], link.target, self._binary, *moved, indptr)
+            features, found = (part[: indptr[-1]] if fine else part[:0] for part in moved)
+            if not fine or not self._are(rows[a:b], indptr, features, found):
+                raise self._changed("Its counts are not those that were linked.")
+            place = slice(at, at + features.size)
+            columns(features, place)
+            counts(found, place)
+            at = place.stop
+
+    def _are(self, rows: I64, indptr: I64, features: npt.NDArray[Any], counts: npt.NDArray[Any]) -> bool:
+        """Return whether rows have the content that was linked."""
+        if not np.array_equal(np.diff(indptr), np.diff(self.indptr)[rows]):
+            return False
+        return np.array_equal(hash_bytes(content_hash(indptr, features, counts, self._link.keys)), self._hashes[rows])
 
     def _changed(self, what: str) -> IntegrityError:
         entry = self._entry
@@ -140,7 +158,7 @@ class LinkedShard:
 
 @dataclass(frozen=True)
 class _Part:
-    """The features or the counts as an array of entries."""
+    """The features or the counts as an array of entries; both cost as much as one."""
 
     shard: LinkedShard
     which: int
@@ -151,13 +169,27 @@ class _Part:
         return int(self.shard.indptr[-1])
 
     def read(self, begin: I64, end: I64, emit: Emit) -> None:
-        wanted = end > begin
-        if wanted.any():
-            part = self.shard.entries(begin[wanted], end[wanted])[self.which]
-            emit(part, slice(0, part.size))
+        emits = (emit, _pass_over) if self.which == 0 else (_pass_over, emit)
+        self.shard.read(begin, end, *emits)
 
 
-def _native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if values.dtype == bool:
-        return values.view(np.uint8)
-    return values.astype(np.float32) if values.dtype == np.float16 else values
+def _pass_over(_: npt.NDArray[Any], __: slice) -> None:
+    pass
+
+
+def _some(starts: I64) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows of at most `_AT_ONCE` entries each, or of one row."""
+    first, n = 0, starts.size - 1
+    while first < n:
+        last = int(np.searchsorted(starts, starts[first] + _AT_ONCE, side="right")) - 1
+        last = min(max(last, first + 1), n)
+        yield first, last
+        first = last
+
+
+def _spans(low: I64, high: I64) -> Iterator[tuple[int, int, int]]:
+    """Yield rows that lie side by side as one: where they begin and end, and the place of their first entry."""
+    apart = np.flatnonzero(low[1:] != high[:-1]) + 1
+    first, last = np.concatenate([[0], apart]), np.concatenate([apart, [low.size]]) - 1
+    place = np.concatenate([[0], np.cumsum(high - low)])[first]
+    yield from zip(low[first].tolist(), high[last].tolist(), place.tolist(), strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas.arrays import EntryArray, load_tokens, open_arrays, read_pieces
+from cellmill.atlas.arrays import ShardArrays, load_tokens, open_arrays
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.jit import compiled
 from cellmill.errors import IntegrityError
@@ -38,7 +38,6 @@ class Shard:
         self._where = storage.join(entry.shard_path)
         self.arrays = open_arrays(storage, entry)
         self.indptr, self.tokens = self.arrays.indptr, self.arrays.tokens
-        self._indices, self._data = self.arrays.columns, self.arrays.counts
         self._check()
 
     @property
@@ -49,7 +48,7 @@ class Shard:
     @property
     def count_dtype(self) -> np.dtype[Any]:
         """Type of its counts."""
-        return self._data.dtype
+        return self.arrays.counts.dtype
 
     def gather(
         self, starts: npt.ArrayLike, stops: npt.ArrayLike
@@ -80,12 +79,12 @@ class Shard:
             raise IndexError(f"rows {first.min()} to {last.max()} are asked of a shard of {self.n_rows} rows")
         begin, end = self.indptr[first], self.indptr[last]
         offsets = np.concatenate([[0], np.cumsum(end - begin)])
-        columns, counts = (_pieces(array, begin, end, offsets) for array in (self._indices, self._data))
+        columns, counts = _pieces(self.arrays, begin, end, offsets)
         return columns, counts, _row_starts(self.indptr, first, last, offsets)
 
     def _check(self) -> None:
         entry = self.entry
-        shapes = (self.n_rows, self.tokens.size, self._indices.length, self._data.length)
+        shapes = (self.n_rows, self.tokens.size, self.arrays.columns.length, self.arrays.counts.length)
         wanted = (entry.n_rows, entry.n_features, entry.nnz, entry.nnz)
         lengths = np.diff(self.indptr)
         rows_fit = self.indptr[0] == 0 and self.indptr[-1] == entry.nnz and not np.any(lengths < 0)
@@ -116,22 +115,23 @@ def read_tokens(storage: Storage, entry: ShardEntry) -> npt.NDArray[np.uint32]:
     return load_tokens(storage, entry)
 
 
-def _pieces(array: EntryArray, begin: I64, end: I64, offsets: I64) -> npt.NDArray[Any]:
-    """Return pieces of an array one after the other, in any order, overlapping or not."""
+def _pieces(arrays: ShardArrays, begin: I64, end: I64, offsets: I64) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return columns and counts of pieces one after the other, in any order, overlapping or not."""
     if np.all(begin[1:] >= end[:-1]):
-        return read_pieces(array, begin, end)
+        return arrays.pieces(begin, end)
     # Each chunk is decoded once: what overlaps is read as one span, and copied to where it is wanted.
     order = np.argsort(begin, kind="stable")
     low, reach = begin[order], np.maximum.accumulate(end[order])
     first = np.concatenate([[True], low[1:] > reach[:-1]])
     span_low, span_high = low[first], reach[np.concatenate([np.flatnonzero(first)[1:] - 1, [low.size - 1]])]
-    buffer = read_pieces(array, span_low, span_high)
+    spans = arrays.pieces(span_low, span_high)
     starts = np.concatenate([[0], np.cumsum(span_high - span_low)])
     span = np.searchsorted(span_low, begin, side="right") - 1
     at = starts[span] + begin - span_low[span]
-    out = np.empty(int(offsets[-1]), dtype=array.dtype)
-    copy_pieces(buffer, at, at + end - begin, out)
-    return out
+    columns, counts = (np.empty(int(offsets[-1]), part.dtype) for part in spans)
+    for part, out in zip(spans, (columns, counts), strict=True):
+        copy_pieces(part, at, at + end - begin, out)
+    return columns, counts
 
 
 @compiled

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import ShardEntry, open_shard
-from cellmill.atlas.arrays import EntryArray
+from cellmill.atlas.arrays import into
 from cellmill.atlas.jit import compiled
 from cellmill.atlas.measured import Measured, read_measured
 from cellmill.errors import IntegrityError
@@ -33,8 +33,7 @@ class OpenShard:
         shard = open_shard(storage, entry)
         self.indptr = shard.indptr
         self.tokens = shard.tokens
-        self.columns, self.counts = shard.arrays.columns, shard.arrays.counts
-        self.entry_tokens = shard.arrays.entry_tokens
+        self.arrays = shard.arrays
         self.measured = read_measured(storage, entry, shard.tokens)
 
     @property
@@ -100,7 +99,7 @@ def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage 
     wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
     memory = buffers or Buffers()
     token = memory.array("token", sum(sizes.values()), np.uint32 if wide else np.uint16)
-    kinds = [shard.counts.dtype for shard in opened.values()]
+    kinds = [shard.arrays.counts.dtype for shard in opened.values()]
     count = memory.array("count", token.size, np.result_type(np.uint8, *kinds))
     rows = [runs.n_rows for runs in reading.shards]
     indptr = np.zeros(sum(rows) + 1, np.int64)
@@ -110,8 +109,7 @@ def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage 
         runs, stop = reading.shards[i], start + sizes[i]
         with _noting(i, damage):
             begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
-            _read_tokens(shard, begin, end, token[start:stop])
-            _copy(shard.counts, begin, end, count[start:stop])
+            _read(shard, begin, end, token[start:stop], count[start:stop])
             _row_ends(shard.indptr, runs.starts, runs.stops, start, indptr[first + 1 : first + rows[i] + 1])
             whole.append(i)
             first, start = first + rows[i], stop
@@ -152,23 +150,17 @@ def _noting(shard: int, damage: Damage | None) -> Iterator[None]:
         damage[shard] = error
 
 
-def _read_tokens(shard: OpenShard, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
-    if shard.entry_tokens is not None:
-        _copy(shard.entry_tokens, begin, end, out)
+def _read(shard: OpenShard, begin: I64, end: I64, token: npt.NDArray[Any], count: npt.NDArray[Any]) -> None:
+    if shard.arrays.entry_tokens is not None:
+        shard.arrays.entry_tokens.read(begin, end, into(token))
+        shard.arrays.counts.read(begin, end, into(count))
         return
-    tokens = shard.tokens.astype(out.dtype)
+    tokens = shard.tokens.astype(token.dtype)
 
     def emit(columns: npt.NDArray[Any], place: slice) -> None:
-        _look_up(tokens, columns, out[place])
+        _look_up(tokens, columns, token[place])
 
-    shard.columns.read(begin, end, emit)
-
-
-def _copy(array: EntryArray, begin: I64, end: I64, out: npt.NDArray[Any]) -> None:
-    def emit(values: npt.NDArray[Any], place: slice) -> None:
-        out[place] = values
-
-    array.read(begin, end, emit)
+    shard.arrays.read(begin, end, emit, into(count))
 
 
 @compiled
