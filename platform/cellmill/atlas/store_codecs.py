@@ -55,6 +55,8 @@ class ChunkFormat:
             if len(content) < 4 or google_crc32c.value(content) != RESIDUE:
                 raise ValueError("a chunk does not have the checksum it was written with")
             body = body[:-4]
+        if not body:
+            raise ValueError("a chunk is empty")
         if self.compressor is None:
             out[:] = np.frombuffer(body, out.dtype)
             return
