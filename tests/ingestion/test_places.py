@@ -100,7 +100,7 @@ class Chunked(AnnDataSource):
     large: tuple[str, ...] = ()
 
     def blocks(self, place: str) -> dict[str, int]:
-        return {"A chunk of data": 10**9 if place in self.large else 10**6}
+        return {"Decoding a chunk of data": 10**9 if place in self.large else 10**6}
 
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         assert place not in self.large
@@ -112,7 +112,7 @@ def test_a_matrix_of_large_chunks_is_not_read_where_another_comes_first(large: t
     found = Chunked(source(X=logs, raw=counts, more=counts)._adata, "a")
     found.large = large
     assert find_counts(found, "auto", MEGABYTES) == "raw.X"
-    with pytest.raises(ResourceError, match="A chunk of data has 1,000 MB, which must be decoded whole") as caught:
+    with pytest.raises(ResourceError, match="Decoding a chunk of data takes 1,000 MB at once") as caught:
         find_counts(found, "X", MEGABYTES)
     assert "`task_memory_mb` to 4,000" in caught.value.fix
     assert caught.value.where.endswith(": X")
@@ -121,7 +121,7 @@ def test_a_matrix_of_large_chunks_is_not_read_where_another_comes_first(large: t
 def test_a_matrix_of_large_chunks_is_refused_before_it_is_read_and_not_passed_over() -> None:
     found = Chunked(source(X=counts, raw=counts)._adata, "a")
     found.large = ("raw.X",)
-    with pytest.raises(ResourceError, match="must be decoded whole"):
+    with pytest.raises(ResourceError, match="takes 1,000 MB at once"):
         find_counts(found, "auto", MEGABYTES)
 
 

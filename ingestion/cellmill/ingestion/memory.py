@@ -101,10 +101,10 @@ def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> No
     for name, size in blocks.items():
         if size > megabytes * 1e6 * _RAW_SHARE:
             raise ResourceError(
-                f"{name} has {size / 1e6:,.0f} MB, which must be decoded whole; `task_memory_mb` is {megabytes:,.0f}.",
+                f"{name} takes {size / 1e6:,.0f} MB at once; `task_memory_mb` is {megabytes:,.0f}.",
                 where=where,
                 fix=f"Raise `task_memory_mb` to {size / 1e6 / _RAW_SHARE:,.0f}, or write the data again with smaller "
-                "chunks.",
+                "chunks (of Parquet: groups of fewer rows).",
             )
 
 

@@ -144,6 +144,11 @@ class ArrowSource:
         """Read rows ``[start, stop)``."""
         return self._at(place).rows(start, stop)
 
+    def blocks(self, place: str) -> dict[str, int]:
+        """See `Blocks`; lists are two columns, and what these take does not grow with the file."""
+        layout = self._at(place)
+        return layout.blocks if isinstance(layout, Columns) else {}
+
     def _at(self, place: str) -> Lists | Columns:
         if place != "X":
             raise SourceError(f"There is no matrix at {place!r}.", where=self.url, fix="There is: X.")

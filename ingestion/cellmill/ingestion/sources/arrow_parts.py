@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.parquet_memory import buffer_bytes, reading_bytes
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import is_web
 from cellmill.ingestion.sources.translating import first_line
@@ -24,6 +25,9 @@ _PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _ROWS_AT_ONCE = 1 << 12
 _VALUES_AT_ONCE = 1 << 17
 """Of all columns: lists of text take a hundred bytes a value while they are read."""
+_VALUE_BYTES = 8
+"""Of a number, at most."""
+_MANY_COLUMNS = 256
 _SUSPICIOUS_BYTES = 1 << 28
 _SUSPICIOUS_RATIO = 500
 _SMALL = 1 << 12
@@ -43,6 +47,10 @@ class Part(Protocol):
 
     def lengths(self, column: str) -> list[tuple[int, int]]:
         """Return number of rows, and of values in their lists of a column, for each group of rows."""
+        ...
+
+    def reading_bytes(self, columns: Sequence[str]) -> int:
+        """Return what is in memory while columns of numbers are read, however few rows."""
         ...
 
     def close(self) -> None:
@@ -109,7 +117,11 @@ class ParquetPart:
             cursor = None
         cursor = cursor or self._cursor(columns, start)
         yield from cursor.read(start, stop)
-        self._cursors[tuple(columns)] = cursor
+        if cursor.position < self.n_rows:
+            self._cursors[tuple(columns)] = cursor
+        else:
+            # Of a folder of many files, only one is being read.
+            cursor.close()
 
     def _cursor(self, columns: Sequence[str], start: int) -> _Cursor:
         first = max(0, int(np.searchsorted(self._bounds, start, side="right")) - 1)
@@ -119,12 +131,14 @@ class ParquetPart:
         values += sum(n for name in nested for _, n in self.lengths(name))
         rows = max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE * self.n_rows // max(values, 1)))
         # A file of its own: the number of rows at once is the file's, and the next to ask would change it for all.
-        file = self._open(self._file.metadata)
+        file = self._open(self._file.metadata, len(columns))
         batches = file.iter_batches(rows, groups, list(columns), use_threads=False)
         return _Cursor(file, batches, int(self._bounds[first]))
 
-    def _open(self, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        return pq.ParquetFile(_readable(self._place), metadata=metadata, buffer_size=1 << 20, pre_buffer=False)
+    def _open(self, metadata: pq.FileMetaData | None = None, n_columns: int = 1) -> pq.ParquetFile:
+        # Of a table with very many columns, short pieces all over the file are read, in the end all of it.
+        file = pa.OSFile(str(self._place.local_path())) if n_columns > _MANY_COLUMNS else _readable(self._place)
+        return pq.ParquetFile(file, metadata=metadata, buffer_size=buffer_bytes(n_columns), pre_buffer=False)
 
     def lengths(self, column: str) -> list[tuple[int, int]]:
         """See `Part`."""
@@ -140,6 +154,11 @@ class ParquetPart:
             )
             for group in groups
         ]
+
+    def reading_bytes(self, columns: Sequence[str]) -> int:
+        """See `Part`."""
+        with _readable(self._place) as file:
+            return reading_bytes(self._file.metadata, columns, file) + _VALUES_AT_ONCE * _VALUE_BYTES
 
     def close(self) -> None:
         """Close the file."""
@@ -223,6 +242,13 @@ class IpcPart:
                 for batch in self._all(reader)
             ]
 
+    def reading_bytes(self, columns: Sequence[str]) -> int:
+        """See `Part`; batches are decoded as a whole where they are compressed, and lie in the file otherwise."""
+        width = sum(int(self.schema.field(name).type.bit_width) // 8 for name in columns)
+        if self._source.size() >= self.n_rows * width:
+            return 0
+        return max((high - low for low, high in pairwise(self._bounds)), default=0) * width
+
     def close(self) -> None:
         """Close the file."""
         self._source.close()
@@ -291,6 +317,17 @@ class Parts:
             if low < stop and start < high:
                 with reading(f"{part.url}: rows {max(start, low) - low} to {min(stop, high) - low - 1}"):
                     yield from part.batches(columns, max(start, low) - low, min(stop, high) - low)
+
+    def reading_bytes(self, columns: Sequence[str]) -> int:
+        """Return what is in memory while columns of numbers are read, however few rows.
+
+        Raises
+        ------
+        SourceError
+            A file cannot be read.
+        """
+        with reading(self.parts[0].url):
+            return max(part.reading_bytes(columns) for part in self.parts)
 
     def starts(self, column: str) -> npt.NDArray[np.int64]:
         """Return where the values of each row's list begin, as if rows of one group were alike: int64 [n_rows + 1].

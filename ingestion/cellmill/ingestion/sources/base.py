@@ -92,7 +92,7 @@ class Blocks(Protocol):
     """A source whose format may store a matrix in pieces that are decoded as a whole, however few cells are read."""
 
     def blocks(self, place: str) -> dict[str, int]:
-        """Return the bytes of such pieces of the matrix at `place`, by what they are (``A chunk of data``)."""
+        """Return the bytes of such pieces of the matrix at `place`, by what they are (``Decoding a chunk of data``)."""
         ...
 
 

@@ -128,7 +128,7 @@ class LoomSource:
     @translated(reading_hdf5)
     def blocks(self, place: str) -> dict[str, int]:
         """See `Blocks`."""
-        return {"A chunk of the matrix": block_bytes(self._matrix(place))}
+        return {"Decoding a chunk of the matrix": block_bytes(self._matrix(place))}
 
     @property
     def _barcode(self) -> str | None:

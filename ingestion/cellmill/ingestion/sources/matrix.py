@@ -89,10 +89,10 @@ class H5Matrix:
     def blocks(self) -> dict[str, int]:
         """Bytes of the chunks that are decoded as a whole, by what they are."""
         if self.layout == "dense":
-            return {"A chunk of the matrix": block_bytes(self._item)}
+            return {"Decoding a chunk of the matrix": block_bytes(self._item)}
         vectors = {"indices": self._indices, "data": self._data}
         whole = [name for name, vector in vectors.items() if not vector.is_direct]
-        return {f"A chunk of {name}": block_bytes(self._item[name]) for name in whole}
+        return {f"Decoding a chunk of {name}": block_bytes(self._item[name]) for name in whole}
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:

@@ -103,13 +103,13 @@ class Table:
             One of them claims more than is there.
         """
         if self._records:
-            return {"A chunk of the table": self._tree.chunk_bytes(self._item, self._where)}
+            return {"Decoding a chunk of the table": self._tree.chunk_bytes(self._item, self._where)}
         found = {}
         for name in dict.fromkeys([self._index, *columns]):
             item = self._item[name]
             arrays = [item] if hasattr(item, "shape") else [item[part] for part in _ARRAYS if part in item]
             sizes = [self._tree.chunk_bytes(array, self._where) for array in arrays]
-            found[f"A chunk of {name!r}"] = max(sizes, default=0)
+            found[f"Decoding a chunk of {name!r}"] = max(sizes, default=0)
         return found
 
     def frame(self) -> pd.DataFrame:
