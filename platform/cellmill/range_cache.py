@@ -10,26 +10,28 @@ import fcntl
 import hashlib
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import TextIO
 
 import google_crc32c
 
 from cellmill.errors import ConfigError
 from cellmill.storage import Storage
 
-_SHARE = 64
-"""The folder is looked over when this process has written so large a part of the bound since it last was."""
 _TARGET = 0.9
+"""How full the folder is after it was looked over."""
 _TOUCH_S = 60.0
 
 
 class RangeCache:
     """The folder.
+
+    Its file ``lock`` says how many bytes may be there: no fewer than are, since whoever adds a file adds to the number
+    first. Only when that reaches the bound the folder is looked over. Names come and go while ``lock`` is held.
 
     Parameters
     ----------
@@ -46,8 +48,6 @@ class RangeCache:
 
     def __init__(self, folder: Path, limit: float) -> None:
         self._folder, self._limit = folder, limit
-        self._written = limit  # the folder is looked over before the first file is added
-        self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,35 +77,48 @@ class RangeCache:
         size = len(body) + 4
         if size > self._limit * (1 - _TARGET):
             return
-        self._make_room(size)
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+            draft = self._reserve(path.parent, size)
             try:
-                with os.fdopen(handle, "wb") as file:
+                with draft.open("r+b") as file:
                     file.write(body)
                     file.write(google_crc32c.value(body).to_bytes(4, "little"))
-                os.replace(draft, path)
+                with self._locked():
+                    os.replace(draft, path)
             except OSError:
-                Path(draft).unlink(missing_ok=True)
+                draft.unlink(missing_ok=True)
                 raise
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()
         return self._folder / digest[:2] / digest
 
-    def _make_room(self, size: int) -> None:
-        """Give up what was not used for longest, now and then."""
-        with self._lock:
-            self._written += size
-            if self._written < self._limit / _SHARE:
-                return
-            self._written = 0
-            with suppress(OSError), (self._folder / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._shrink()
+    def _reserve(self, folder: Path, size: int) -> Path:
+        """Return a file of so many bytes, for which room was made."""
+        with self._locked() as lock:
+            lock.seek(0)
+            told = lock.read()
+            total = int(told) if told.isdecimal() else None
+            if total is None or total + size > self._limit:
+                total = self._shrink()
+            lock.truncate(0)
+            lock.write(str(total + size))
+            lock.flush()
+            # It has its size at once, so that it counts while it is being written.
+            handle, draft = tempfile.mkstemp(dir=folder, suffix=".partial")
+            with os.fdopen(handle, "wb") as file:
+                file.truncate(size)
+        return Path(draft)
 
-    def _shrink(self) -> None:
+    @contextmanager
+    def _locked(self) -> Iterator[TextIO]:
+        with (self._folder / "lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield lock
+
+    def _shrink(self) -> int:
+        """Give up what was not used for longest; return how many bytes are left."""
         found = []
         for folder in os.scandir(self._folder):
             if not folder.is_dir():
@@ -117,9 +130,10 @@ class RangeCache:
         total = sum(size for _, size, _ in found)
         for _, size, path in sorted(found):
             if total <= self._limit * _TARGET:
-                return
+                break
             Path(path).unlink(missing_ok=True)
             total -= size
+        return total
 
 
 class CachedStorage(Storage):
@@ -196,5 +210,5 @@ class CachedStorage(Storage):
 
 @cache
 def _shared(folder: Path, limit: float) -> RangeCache:
-    """Return the one object of this process that counts what it writes to a folder."""
+    """Return the one object of this process for a folder, which is made but once."""
     return RangeCache(folder, limit)
