@@ -11,8 +11,7 @@ from cellmill.atlas.lease import Lease
 from cellmill.atlas.part import Part
 from cellmill.atlas.presence import Presence
 from cellmill.atlas.purging import purge
-from cellmill.atlas.withdrawals import active_withdrawals
-from cellmill.atlas.withdrawing import reason_of, without_withdrawn
+from cellmill.atlas.withdrawing import without_withdrawn
 from cellmill.console import console
 from cellmill.errors import CellmillError, ConfigError
 from cellmill.ingestion.config import DuplicateConfig
@@ -64,7 +63,7 @@ def commit(
         Another ingestion has committed one of the files under another name meanwhile.
     """
     found = Found()
-    withdrawn: dict[str, Counter[int]] = {}
+    withdrawn: dict[str, Counter[str]] = {}
     written = {entry.key for entry in entries}
     replaced: set[tuple[str, str]] = set()
     vocabulary = atlas.vocabulary()
@@ -73,8 +72,8 @@ def commit(
         nonlocal found, withdrawn, replaced
         refuse_renamed(plans, snapshot.shards)
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
-        withdrawals = active_withdrawals(atlas.storage)
-        active = {withdrawal.number for withdrawal in withdrawals}
+        withdrawals = atlas.withdrawals(snapshot.version)
+        active = {one.number for one in withdrawals}
         present = Presence(snapshot.shards, active)
         missing = [entry for entry in entries if not present.has(*entry.planned, entry.config_digest)]
         again = {entry.planned for entry in missing}
@@ -90,7 +89,9 @@ def commit(
         new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
         written.update(entry.key for entry in new)
         replaced = written - {entry.key for entry in (*new, *snapshot.shards)}
-        if not new and not gone:
+        # Cells that were never in the atlas are remembered, too, even if nothing else changes.
+        remembered = [one for one in withdrawals if one.taken.has_grown]
+        if not new and not gone and not remembered:
             return None
         rest = take_apart(atlas.storage, lambda: vocabulary, snapshot.shards, is_gone)
         found = find_duplicates(atlas.storage, new, rest.stay, rest.leaving, config)
@@ -106,7 +107,8 @@ def commit(
         if guard is not None:
             guard()
         add, remove = changed_rows(snapshot.shards, [*rest.stay, *found.changed, *found.entries])
-        return Change(add, remove, f"ingest {named}", facts)
+        ledger = {one.number: one.noted(atlas.storage) for one in remembered}
+        return Change(add, remove, f"ingest {named}", facts, ledger)
 
     version, changed = atlas.update(plan)
     told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
@@ -160,12 +162,13 @@ def _superseded(part: Part, plans: Sequence[SourcePlan]) -> bool:
     )
 
 
-def _counted(report: DatasetReport, withdrawn: Counter[int] | None) -> DatasetReport:
+def _counted(report: DatasetReport, withdrawn: Counter[str] | None) -> DatasetReport:
     """Return a report with the cells that withdrawals took."""
     if not withdrawn:
         return report
-    dropped = report.dropped | {reason_of(number): n for number, n in withdrawn.items()}
-    return report.model_copy(update={"dropped": dropped, "cells_out": report.cells_out - withdrawn.total()})
+    return report.model_copy(
+        update={"dropped": report.dropped | withdrawn, "cells_out": report.cells_out - withdrawn.total()}
+    )
 
 
 def _told(report: DatasetReport, plan: SourcePlan, found: Found, config: DuplicateConfig) -> DatasetReport:

@@ -18,7 +18,6 @@ from cellmill.atlas.link import ARRAYS, Link
 from cellmill.atlas.presence import Presence
 from cellmill.atlas.store_vector import StoreVector, open_vectors
 from cellmill.atlas.summary import summarise
-from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.console import progress
 from cellmill.errors import SourceError
@@ -66,11 +65,11 @@ def link(config: IngestConfig) -> IngestResult:
     atlas = Atlas.open_or_create(config.atlas, sorted({plan.mapping.organism for plan in planned}))
     names = [key for plan in planned for digest in plan.shard_digests for key in _keys(plan.dataset, digest)]
     with Lease(atlas.storage, "write", names) as lease:
-        here = atlas.snapshot().shards
-        refuse_renamed(planned, here)
-        withdrawals = active_withdrawals(atlas.storage)
-        active = {withdrawal.number for withdrawal in withdrawals}
-        present = Presence(here, active)
+        newest = atlas.snapshot()
+        refuse_renamed(planned, newest.shards)
+        withdrawals = atlas.withdrawals(newest.version)
+        active = {one.number for one in withdrawals}
+        present = Presence(newest.shards, active)
         plans = [plan for plan in planned if not pipeline.is_present(atlas, plan, present, active)]
         check_columns(atlas.storage, plans, withdrawals, ())
         # The ids come first: no shard may hold a token that another ingestion could give to another feature.

@@ -127,11 +127,11 @@ def _ingest_leased(
     guard: Callable[[], None],
     lease: Lease,
 ) -> IngestResult:
-    here = atlas.snapshot().shards
-    refuse_renamed(planned, here)
-    withdrawals = active_withdrawals(atlas.storage)
-    active = {withdrawal.number for withdrawal in withdrawals}
-    present = Presence(here, active)
+    newest = atlas.snapshot()
+    refuse_renamed(planned, newest.shards)
+    withdrawals = atlas.withdrawals(newest.version)
+    active = {one.number for one in withdrawals}
+    present = Presence(newest.shards, active)
     here_already = [is_present(atlas, plan, present, active) for plan in planned]
     plans = [plan for plan, is_here in zip(planned, here_already, strict=True) if not is_here]
     unchanged = tuple(plan.url for plan, is_here in zip(planned, here_already, strict=True) if is_here)

@@ -9,8 +9,9 @@ from cellmill.atlas import ShardEntry
 from cellmill.atlas.cells import CATALOG, FIXED
 from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.pruning import decide
+from cellmill.atlas.standing import Standing, fulfilling
 from cellmill.atlas.summary import Facts
-from cellmill.atlas.withdrawals import Withdrawal, had_cells, read_predicate, withdrawn_rows
+from cellmill.atlas.withdrawals import Withdrawal, read_predicate
 from cellmill.errors import ConfigError, ConflictError
 from cellmill.storage import Storage
 
@@ -38,7 +39,7 @@ def lacking(withdrawal: Withdrawal, dataset: str, kept: Container[str]) -> list[
 
 
 def check_columns(
-    storage: Storage, plans: Iterable[SourcePlan], withdrawals: Sequence[Withdrawal], replaced: Sequence[ShardEntry]
+    storage: Storage, plans: Iterable[SourcePlan], withdrawals: Sequence[Standing], replaced: Sequence[ShardEntry]
 ) -> None:
     """Refuse sources whose withdrawn cells could not be told from others.
 
@@ -63,8 +64,9 @@ def check_columns(
     """
     for plan in plans:
         former = [entry for entry in replaced if plan.dataset in entry.datasets]
-        for withdrawal in withdrawals:
-            if not _speaks_of(withdrawal, plan.dataset) and had_cells(storage, withdrawal.number, "", plan.sha256):
+        for one in withdrawals:
+            withdrawal = one.withdrawal
+            if not _speaks_of(withdrawal, plan.dataset) and one.taken.had("", plan.sha256):
                 raise ConfigError(
                     f"Cells of this file were withdrawn under the name of another data set (withdrawal "
                     f"{withdrawal.number}: {withdrawal.where}): as {plan.dataset!r} they could come back.",
@@ -80,7 +82,7 @@ def check_columns(
                     fix="Nothing was committed. Run again: the column will be kept.",
                 )
             if missing and (
-                had_cells(storage, withdrawal.number, plan.dataset, plan.sha256)
+                one.taken.had(plan.dataset, plan.sha256)
                 or any(_has_withdrawn(storage, entry, plan.dataset, withdrawal) for entry in former)
             ):
                 raise ConfigError(
@@ -97,5 +99,5 @@ def _speaks_of(withdrawal: Withdrawal, dataset: str) -> bool:
 
 
 def _has_withdrawn(storage: Storage, entry: ShardEntry, dataset: str, withdrawal: Withdrawal) -> bool:
-    rows = withdrawn_rows(storage, entry, [withdrawal])
+    rows = fulfilling(read_predicate(withdrawal.where), storage, entry)
     return any(part.dataset == dataset for part, _ in count_parts(storage, entry, rows))

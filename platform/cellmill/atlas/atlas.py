@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellmill.atlas.catalog import Catalog, Change, LogEntry
+from cellmill.atlas.delta_log import Noted
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.forgotten import check_known, forgotten_versions
 from cellmill.atlas.lease import Lease
 from cellmill.atlas.record import encode, read_record
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.standing import Standing, standing
 from cellmill.atlas.tags import all_tags, find_tag
 from cellmill.atlas.vocabulary_check import check_vocabulary
 from cellmill.config import Config
@@ -169,6 +171,20 @@ class Atlas:
         """Return what each commit says about itself, newest first, without what was said of it later: see `log`."""
         return self._catalog.log()
 
+    def withdrawals(self, version: int) -> list[Standing]:
+        """Return the withdrawals that hold, with the cells that each took until a snapshot, the newest.
+
+        Raises
+        ------
+        IntegrityError
+            What is written of one is lost, damaged, or not what it was when it was made.
+        """
+        return standing(self.storage, self._catalog.ledger(version))
+
+    def ledger(self, version: int) -> dict[int, Noted]:
+        """Return what a snapshot's commit says of the withdrawals that were made until then, by number."""
+        return self._catalog.ledger(version)
+
     def commit(
         self,
         add: Sequence[ShardEntry] = (),
@@ -176,6 +192,7 @@ class Atlas:
         *,
         message: str = "",
         facts: dict[str, str] | None = None,
+        ledger: Mapping[int, Noted] | None = None,
     ) -> int:
         """Add and remove shards in one transaction, on top of whatever is newest; return the snapshot's number.
 
@@ -187,7 +204,7 @@ class Atlas:
             there = {entry.key: entry for entry in snapshot.shards}
             new = [entry for entry in add if there.get(entry.key) != entry]
             gone = [key for key in remove if key in there]
-            return Change(new, gone, message, facts or {}) if new or gone else None
+            return Change(new, gone, message, facts or {}, ledger or {}) if new or gone else None
 
         return self.update(plan)[0]
 

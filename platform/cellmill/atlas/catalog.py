@@ -7,7 +7,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
-from cellmill.atlas.delta_log import NewFile, digest_of_files, encode_commit, log_key, read_commit, sealed
+from cellmill.atlas.delta_log import NewFile, Noted, digest_of_files, encode_commit, log_key, read_commit, sealed
 from cellmill.atlas.entry import SCHEMA, ShardEntry, from_table, to_table
 from cellmill.atlas.history import commit_infos
 from cellmill.config import Config
@@ -52,12 +52,15 @@ class Change:
         For the log.
     facts
         More for the log.
+    ledger
+        What is new of withdrawals; what earlier commits said of others stands.
     """
 
     add: Sequence[ShardEntry] = ()
     remove: Sequence[tuple[str, str]] = ()
     message: str = ""
     facts: dict[str, str] = field(default_factory=dict)
+    ledger: Mapping[int, Noted] = field(default_factory=dict)
 
 
 class LogEntry(Config):
@@ -169,6 +172,16 @@ class Catalog:
         """
         return self._read(name)
 
+    def ledger(self, version: int) -> dict[int, Noted]:
+        """Return what a snapshot's commit says of the withdrawals that were made until then, by number.
+
+        Raises
+        ------
+        IntegrityError
+            The commit is damaged.
+        """
+        return read_commit(self.storage, log_key(_FOLDER, version)).ledger
+
     def log(self) -> list[LogEntry]:
         """Return what made each snapshot, newest first."""
         lines = []
@@ -198,6 +211,7 @@ class Catalog:
             files=[*(path for path in files if path not in touched), *(file.path for file in add)],
             message=change.message,
             facts=change.facts,
+            ledger={**self.ledger(base), **change.ledger},
         )
         if not self.storage.put_if_absent(log_key(_FOLDER, base + 1), commit):
             for file in add:
@@ -224,7 +238,7 @@ class Catalog:
             try:
                 table = self._table(version)
                 number, paths = int(table.version()), _paths(table)
-                if read_commit(self.storage, log_key(_FOLDER, number)) == digest_of_files(paths):
+                if read_commit(self.storage, log_key(_FOLDER, number)).files == digest_of_files(paths):
                     return number, paths
                 raise IntegrityError(
                     f"The catalog's log does not lead to the files that snapshot {number} had.",

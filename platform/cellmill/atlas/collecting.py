@@ -22,7 +22,9 @@ from cellmill.atlas.forgotten import Forgotten, forgotten_versions, mark, unmark
 from cellmill.atlas.history import catalog_lifetimes, is_retained
 from cellmill.atlas.lease import FOLDER as LEASES
 from cellmill.atlas.lease import Lease, LeaseRecord, all_leases, await_commits, live_leases, lost_key
+from cellmill.atlas.standing import Standing
 from cellmill.atlas.tags import all_tags
+from cellmill.atlas.taken import taken_key
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.config import Config
 from cellmill.errors import AtlasError, ConflictError
@@ -187,6 +189,8 @@ class _Sweep:
             names.add(("catalog", f"catalog/{path}"))
             for entry in self._atlas.catalog_rows(path):
                 names.update(_names(entry))
+        for number, noted in self._atlas.ledger(newest).items():
+            needed.add(("withdrawals", taken_key(number, noted.cells)))
         leases = list(leases)
         for unit in units:
             if (unit.kind, unit.name) in needed:
@@ -253,28 +257,24 @@ def _old_tombstones(files: Iterable[File], now: float) -> list[File]:
 
 def _withheld(atlas: Atlas, forgotten: set[int]) -> dict[str, tuple[int, ...]]:
     """Return the snapshots that still hold what was withdrawn, by withdrawal."""
-    active = {str(withdrawal.number): withdrawal for withdrawal in active_withdrawals(atlas.storage)}
-    if not active:
-        return {}
     log = atlas.log()
+    withdrawals = {str(one.number): one for one in atlas.withdrawals(log[0].version)}
     found: dict[str, tuple[int, ...]] = {}
-    for line in log:
+    for line in log if withdrawals else ():
         number = line.facts.get("withdrawal", "")
-        if number in active:
+        if number in withdrawals:
             older = (other.version for other in log if other.version < line.version)
             kept = [
-                version
-                for version in older
-                if version not in forgotten and _holds(atlas, version, active[number].where)
+                version for version in older if version not in forgotten and _holds(atlas, version, withdrawals[number])
             ]
             if kept:
                 found[number] = tuple(sorted(kept))
     return found
 
 
-def _holds(atlas: Atlas, version: int, where: str) -> bool:
+def _holds(atlas: Atlas, version: int, withdrawal: Standing) -> bool:
     try:
-        snapshot = atlas.snapshot(version)
-        return bool(snapshot.shards) and snapshot.select(where).n_cells > 0
+        shards = atlas.snapshot(version).shards
     except AtlasError:
         return False
+    return any(withdrawal.rows(atlas.storage, entry).either.any() for entry in shards)

@@ -2,7 +2,8 @@
 
 Any reader of Delta tables reads them. A commit is one conditional write, so whose it is can be told even where the
 answer was lost; and it names, by a digest, all files that the table has after it, so that a log of which something is
-missing or changed never passes for another snapshot.
+missing or changed never passes for another snapshot. It also says, for every withdrawal that was made so far, what its
+record is and which file has the cells that it took.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cellmill.errors import IntegrityError
@@ -27,13 +28,33 @@ class NewFile(NamedTuple):
     rows: int
 
 
+class Noted(NamedTuple):
+    """What a commit says of a withdrawal: sha256 of its record, and name of the file of the cells that it took."""
+
+    record: str
+    cells: str
+
+
+class Commit(NamedTuple):
+    """What a commit says of the table after it: digest of its files, and the withdrawals that were made."""
+
+    files: str
+    ledger: dict[int, Noted]
+
+
 def log_key(folder: str, version: int) -> str:
     """Return where a commit is, relative to the atlas."""
     return f"{folder}/_delta_log/{version:020d}.json"
 
 
 def encode_commit(
-    add: Sequence[NewFile], remove: Iterable[str], *, files: Iterable[str], message: str, facts: dict[str, str]
+    add: Sequence[NewFile],
+    remove: Iterable[str],
+    *,
+    files: Iterable[str],
+    message: str,
+    facts: dict[str, str],
+    ledger: Mapping[int, Noted],
 ) -> bytes:
     """Return a commit as it is stored.
 
@@ -45,6 +66,8 @@ def encode_commit(
         All data files that the table has after it.
     message, facts
         For the log.
+    ledger
+        Withdrawals that were made so far.
     """
     now = int(time.time() * 1000)
     info = {
@@ -54,6 +77,7 @@ def encode_commit(
         "engineInfo": "cellmill",
         "message": message,
         "facts": json.dumps(facts),
+        "withdrawals": json.dumps(ledger, separators=(",", ":")),
         # Tells a commit from any other that does the same.
         "token": secrets.token_hex(8),
     }
@@ -80,8 +104,8 @@ def digest_of_files(files: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
 
 
-def read_commit(storage: Storage, key: str) -> str:
-    """Return the digest of the table's files that a commit names.
+def read_commit(storage: Storage, key: str) -> Commit:
+    """Return what a commit says of the table.
 
     Raises
     ------
@@ -94,7 +118,9 @@ def read_commit(storage: Storage, key: str) -> str:
     try:
         if not is_sealed(content):
             raise ValueError("its bytes do not have the checksum they were written with")
-        return str(json.loads(content.partition(b"\n")[0])["commitInfo"]["files"])
+        info = json.loads(content.partition(b"\n")[0])["commitInfo"]
+        ledger = json.loads(info.get("withdrawals", "{}"))
+        return Commit(str(info["files"]), {int(number): Noted(*noted) for number, noted in ledger.items()})
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"A commit of the catalog is damaged: {error}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.shard import open_shard
 from cellmill.atlas.snapshot import Snapshot
-from cellmill.atlas.withdrawals import active_withdrawals, withdrawn_rows
+from cellmill.atlas.standing import Standing
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import AtlasError, IntegrityError
@@ -80,7 +80,8 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
         A shard is missing or damaged.
     """
     source = snapshot.atlas
-    _refuse_withdrawn(snapshot)
+    newest = source.snapshot().version
+    _refuse_withdrawn(snapshot, source.withdrawals(newest))
     target = _target(source, snapshot, url)
     for prefix in ("vocabulary", "withdrawals"):
         _copy(source.storage, target.storage, source.storage.list(prefix))
@@ -91,7 +92,7 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
             progress(entry.n_cells)
     _copy(source.storage, target.storage, sorted({entry.hash_run_path for entry in entries if entry.hash_run}))
     facts = {"exported_from": snapshot.name}
-    number = target.commit(entries, message=f"exported from {snapshot.name}", facts=facts)
+    number = target.commit(entries, message=f"exported from {snapshot.name}", facts=facts, ledger=source.ledger(newest))
     return Export(
         atlas=target.url,
         snapshot=number,
@@ -102,10 +103,12 @@ def export_arrow(snapshot: Snapshot, url: str | Path, *, progress: Callable[[int
     )
 
 
-def _refuse_withdrawn(snapshot: Snapshot) -> None:
+def _refuse_withdrawn(snapshot: Snapshot, withdrawals: Sequence[Standing]) -> None:
     storage = snapshot.atlas.storage
-    withdrawals = active_withdrawals(storage)
-    n = sum(int(withdrawn_rows(storage, entry, withdrawals).sum()) for entry in snapshot.shards) if withdrawals else 0
+    n = 0
+    for entry in snapshot.shards:
+        gone = [one.rows(storage, entry).either for one in withdrawals]
+        n += int(np.logical_or.reduce(gone).sum()) if gone else 0
     if n:
         raise AtlasError(
             f"{n:,} cells of snapshot {snapshot.version} were withdrawn since.",

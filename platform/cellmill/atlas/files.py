@@ -35,7 +35,7 @@ class Unit:
     Attributes
     ----------
     kind
-        ``shards``, ``overlays``, ``hashes``, ``staging``, ``reports``, ``catalog`` or ``drafts``.
+        ``shards``, ``overlays``, ``hashes``, ``staging``, ``reports``, ``catalog``, ``withdrawals`` or ``drafts``.
     name
         Of a shard ``<dataset>/<digest>``, of staged blocks their folder, else the key of the one file.
     files
@@ -122,6 +122,8 @@ def _unit_of(key: str) -> tuple[str, str]:
             return parts[0], key
         case ["reports", "datasets", _, _]:
             return "reports", key
+        case ["withdrawals", _, name] if name.endswith(".parquet"):
+            return "withdrawals", key
         case ["catalog", name] if name.endswith(".parquet"):
             return "catalog", key
     return "", ""

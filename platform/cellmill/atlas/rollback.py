@@ -10,7 +10,7 @@ from cellmill.atlas.clean_runs import with_clean_runs
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.forgotten import check_known
 from cellmill.atlas.part_rows import count_parts
-from cellmill.atlas.withdrawals import Withdrawal, active_withdrawals, withdrawn_rows
+from cellmill.atlas.standing import Standing
 from cellmill.errors import AtlasError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def rollback(atlas: Atlas, version: int | str, message: str = "") -> tuple[int, 
         # Asked under the lease of the commit: what is not forgotten now is not collected before the commit.
         check_known(atlas.storage, target.version)
         there = {entry.key: entry for entry in newest.shards}
-        withdrawals = active_withdrawals(atlas.storage)
+        withdrawals = atlas.withdrawals(newest.version)
         _refuse_withdrawn(target, there, withdrawals)
         rows = [_indexed_as_now(entry, there.get(entry.key)) for entry in target.shards]
         back = {row.hash_run for row in rows} - {row.hash_run for row in newest.shards}
@@ -59,17 +59,16 @@ def _indexed_as_now(entry: ShardEntry, now: ShardEntry | None) -> ShardEntry:
     return now if now is not None and now.hash_run and now.overlay == entry.overlay else entry
 
 
-def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]], withdrawals: Sequence[Withdrawal]) -> None:
+def _refuse_withdrawn(target: Snapshot, there: Container[tuple[str, str]], withdrawals: Sequence[Standing]) -> None:
     storage = target.atlas.storage
     for entry in target.shards:
         if entry.key in there:
             continue
-        for withdrawal in withdrawals:
-            rows = withdrawn_rows(storage, entry, [withdrawal])
-            for part, n in count_parts(storage, entry, rows):
+        for one in withdrawals:
+            for part, n in count_parts(storage, entry, one.rows(storage, entry).either):
                 raise AtlasError(
                     f"Snapshot {target.version} holds cells that were withdrawn since ({n:,} in data set "
-                    f"{part.dataset!r}, withdrawal {withdrawal.number}: {withdrawal.where}).",
+                    f"{part.dataset!r}, withdrawal {one.number}: {one.withdrawal.where}).",
                     where=target.atlas.url,
                     fix="Ingest the data sets again, or lift the withdrawal with `cellmill atlas remove --lift`.",
                 )

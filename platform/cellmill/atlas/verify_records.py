@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from cellmill.atlas.forgotten import all_forgotten
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.standing import lost, standing
 from cellmill.atlas.tags import all_tags
-from cellmill.atlas.withdrawals import active_withdrawals, all_withdrawals, wholly_withdrawn, withdrawn_rows
+from cellmill.atlas.taken import read_taken
+from cellmill.atlas.withdrawals import all_withdrawals, wholly_withdrawn
 from cellmill.errors import IntegrityError
 
 
@@ -34,28 +36,27 @@ def check_withdrawals(snapshot: Snapshot) -> None:
     Raises
     ------
     IntegrityError
-        A withdrawal is damaged or lost, or was written down but not carried out.
+        A withdrawal is damaged, changed or lost, or was written down but not carried out.
     """
     storage = snapshot.atlas.storage
     wholly_withdrawn(storage)
+    newest = snapshot.atlas.snapshot().version
+    ledger = snapshot.atlas.ledger(newest)
     there = {withdrawal.number for withdrawal, _ in all_withdrawals(storage)}
-    logged = {int(line.facts["withdrawal"]) for line in snapshot.atlas.commits() if "withdrawal" in line.facts}
     # Numbers are given one after the other, so a gap is one that is lost, even if nobody carried it out.
-    if lost := (logged | set(range(1, max(there, default=0)))) - there:
-        raise IntegrityError(
-            f"Withdrawal {min(lost)} was made, and what it withdraws is lost: cells of it could come back.",
-            where=storage.join("withdrawals"),
-            fix="Restore the file from a copy of the atlas.",
-        )
-    withdrawals = active_withdrawals(storage)
-    if not withdrawals or snapshot.version != snapshot.atlas.snapshot().version:
+    if gone := (ledger.keys() | set(range(1, max(there, default=0)))) - there:
+        raise lost(storage, min(gone))
+    withdrawals = standing(storage, ledger)
+    for number in ledger.keys() - {one.number for one in withdrawals}:
+        read_taken(storage, number, ledger[number].cells)  # of one that was lifted
+    if snapshot.version != newest:
         return
     for entry in snapshot.shards:
-        for withdrawal in withdrawals:
-            n = int(withdrawn_rows(storage, entry, [withdrawal]).sum())
+        for one in withdrawals:
+            n = int(one.rows(storage, entry).either.sum())
             if n:
                 raise IntegrityError(
-                    f"Withdrawal {withdrawal.number} was written down, but {n:,} cells of it are in the snapshot.",
+                    f"Withdrawal {one.number} was written down, but {n:,} cells of it are in the snapshot.",
                     where=storage.join(entry.cells_path),
-                    fix=f'Finish it: cellmill atlas remove {snapshot.atlas.url} --where "{withdrawal.where}"',
+                    fix=f'Finish it: cellmill atlas remove {snapshot.atlas.url} --where "{one.withdrawal.where}"',
                 )

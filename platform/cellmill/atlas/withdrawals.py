@@ -1,9 +1,10 @@
 """Withdrawals: predicates whose cells no snapshot may show any more, now or after a later ingestion.
 
-``withdrawals/NNNN.json`` is written once, before cells are removed; ``NNNN.lifted.json`` beside it lifts it, and files
-of the name ``NNNN/<dataset>/<sha256 of the source>`` say whose cells it took. Every
-commit that adds cells looks here after it knows which snapshot it builds on, and every removal makes a commit, so of a
-removal and an ingestion that run at once the later one always sees the other.
+``withdrawals/NNNN.json`` is written once, before cells are removed; ``NNNN.lifted.json`` beside it lifts it, and
+``NNNN/<digest>.parquet`` says which cells it took, see `cellmill.atlas.taken`. Every commit names the digests of all
+records and the files of taken cells, so that none is changed or lost unnoticed. Every commit that adds cells looks here
+after it knows which snapshot it builds on, and every removal makes a commit, so of a removal and an ingestion that run
+at once the later one always sees the other.
 """
 
 from __future__ import annotations
@@ -12,17 +13,10 @@ import re
 import time
 from collections.abc import Iterable
 
-import numpy as np
-import numpy.typing as npt
-
-from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.matching import mask_of
 from cellmill.atlas.part import Part
 from cellmill.atlas.predicate import KINDS, Predicate, parse
-from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode, read_record, read_records
-from cellmill.atlas.summary import facts
 from cellmill.config import Config
 from cellmill.errors import AtlasError, ConfigError
 from cellmill.storage import Storage
@@ -147,36 +141,6 @@ def read_predicate(where: str) -> Predicate:
     return predicate.over(dict.fromkeys(predicate.columns, KINDS))
 
 
-def withdrawn_rows(storage: Storage, entry: ShardEntry, withdrawals: Iterable[Withdrawal]) -> npt.NDArray[np.bool_]:
-    """Return which rows of a shard are withdrawn, hidden ones included: bool [n_rows].
-
-    Raises
-    ------
-    ConfigError
-        A predicate cannot be applied to the shard's columns.
-    """
-    found = np.zeros(entry.n_rows, bool)
-    for withdrawal in withdrawals:
-        predicate = read_predicate(withdrawal.where)
-        answer = decide(predicate, facts(entry, predicate.columns))
-        if answer is None:
-            found |= mask_of(predicate, storage, entry, CellsFile(storage, entry).read(predicate.columns))
-        found |= answer is True
-    return found
-
-
-def note_cells(storage: Storage, number: int, sources: Iterable[tuple[str, str]]) -> None:
-    """Write down of which data sets and files (by sha256) a withdrawal concerns cells, before these are gone."""
-    for dataset, sha256 in sorted(set(sources)):
-        storage.put(f"{_cells_folder(number)}/{dataset}/{sha256}", b"")
-
-
-def had_cells(storage: Storage, number: int, dataset: str, sha256: str) -> bool:
-    """Return whether a withdrawal concerned cells of a data set, or of a file, under whatever name."""
-    noted = (key.rsplit("/", 2) for key in storage.list(_cells_folder(number)))
-    return any(name == dataset or content == sha256 for _, name, content in noted)
-
-
 def is_current(part: ShardEntry | Part, active: set[int]) -> bool:
     """Return whether a shard, or a part of one, has all cells that it may have: no withdrawal of it was lifted."""
     return {int(number) for number in part.withdrawals.split(",") if number} <= active
@@ -212,10 +176,6 @@ def _key(number: int) -> str:
 
 def _lifted_key(number: int) -> str:
     return f"{_FOLDER}/{number:04d}.lifted.json"
-
-
-def _cells_folder(number: int) -> str:
-    return f"{_FOLDER}/{number:04d}"
 
 
 def _whole_key(dataset: str, digest: str) -> str:

@@ -24,16 +24,12 @@ from cellmill.atlas.predicate import parse
 from cellmill.atlas.purging import purge
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
+from cellmill.atlas.standing import Gone, Standing
+from cellmill.atlas.taken import Taken
 from cellmill.atlas.unhiding import show_again
-from cellmill.atlas.withdrawals import (
-    Withdrawal,
-    mark_wholly_withdrawn,
-    note_cells,
-    read_predicate,
-    record_withdrawal,
-    withdrawn_rows,
-)
+from cellmill.atlas.withdrawals import Withdrawal, mark_wholly_withdrawn, read_predicate, record_withdrawal
 from cellmill.config import Config
+from cellmill.errors import AtlasError
 from cellmill.genes import Vocabulary
 from cellmill.storage import Storage
 
@@ -56,6 +52,8 @@ class Removal(Config):
         The snapshot without the cells; for a trial the one that was looked at.
     cells
         Cells that are gone, by data set.
+    known
+        Those of them that do not fulfil the predicate: another snapshot has the same cells with values that do.
     rewritten, dropped
         Shards that were written again, and shards that had no other cells.
     shown_again
@@ -67,6 +65,7 @@ class Removal(Config):
     reason: str
     snapshot: int
     cells: dict[str, int]
+    known: int
     rewritten: int
     dropped: int
     shown_again: int
@@ -75,8 +74,10 @@ class Removal(Config):
 def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> Removal:
     """Withdraw the cells that fulfil a predicate, from the newest snapshot and from all later ingestions.
 
-    Shards are written again without them, and so are the runs of hashes that had theirs. Older snapshots keep them
-    until a garbage collection forgets these. A removal that was cut off is finished by calling this again.
+    Shards are written again without them, and so are the runs of hashes that had theirs. Which cells these were is
+    kept, see `cellmill.atlas.taken`: they stay away when their columns say something else one day. Cells that fulfil
+    the predicate in any snapshot that is not forgotten count. Older snapshots keep the cells until a garbage collection
+    forgets these. A removal that was cut off is finished by calling this again.
 
     Parameters
     ----------
@@ -101,20 +102,17 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
     predicate.check(_columns(atlas, newest, predicate.columns))
     # What cannot be applied must not be written down.
     newest.matching(parse(where))
-    trial = Withdrawal(number=0, where=where, reason=reason, time="")
+    withdrawal = Withdrawal(number=0, where=where, reason=reason, time="")
+    if not dry_run:
+        withdrawal = record_withdrawal(atlas.storage, where, reason)
+    known = _fulfilling(atlas, newest, withdrawal)
     if dry_run:
-        return _Plan(atlas, newest, trial, None).removal(newest.version)
-    withdrawal = record_withdrawal(atlas.storage, where, reason)
-    older = Snapshot(atlas, newest.version, readable_shards(atlas, newest.version))
-    masks = older.stream(lambda entry: withdrawn_rows(atlas.storage, entry, [withdrawal]), older.shards)
-    affected = [pair for pair in zip(older.shards, masks, strict=True) if pair[1].any()]
-    counted = [part for entry, gone in affected for part, _ in count_parts(atlas.storage, entry, gone)]
-    note_cells(atlas.storage, withdrawal.number, (part.key for part in counted))
+        return _Plan(atlas, newest, known, None).removal(newest.version)
     vocabulary = atlas.vocabulary()
     made: list[_Plan] = []
 
     def plan(snapshot: Snapshot) -> Change:
-        made.append(_Plan(atlas, snapshot, withdrawal, vocabulary))
+        made.append(_Plan(atlas, snapshot, _and_before(atlas, snapshot, known), vocabulary))
         return made[-1].change()
 
     version, _ = atlas.update(plan)
@@ -124,28 +122,31 @@ def remove(atlas: Atlas, where: str, reason: str, *, dry_run: bool = False) -> R
 
 
 def without_withdrawn(
-    storage: Storage, vocabulary: Vocabulary, entries: Sequence[ShardEntry], withdrawals: Sequence[Withdrawal]
-) -> tuple[list[ShardEntry], dict[str, Counter[int]]]:
-    """Return shards that are about to be committed without their withdrawn cells.
+    storage: Storage, vocabulary: Vocabulary, entries: Sequence[ShardEntry], withdrawals: Sequence[Standing]
+) -> tuple[list[ShardEntry], dict[str, Counter[str]]]:
+    """Return shards that are about to be committed without their withdrawn cells, which the withdrawals remember.
 
     Returns
     -------
     tuple
         The shards, written again where need be, those without any cell left out; and by the digest of the
-        configuration how many cells each withdrawal took.
+        configuration how many cells were left out for which reason.
     """
     found: list[ShardEntry] = []
-    counts: dict[str, Counter[int]] = {}
+    counts: dict[str, Counter[str]] = {}
     for entry in entries:
         gone = np.zeros(entry.n_rows, bool)
         numbers = []
-        for withdrawal in withdrawals:
-            more = withdrawn_rows(storage, entry, [withdrawal]) & ~gone
-            if more.any():
-                numbers.append(withdrawal.number)
-                note_cells(storage, withdrawal.number, [entry.sources[0].key])
-                counts.setdefault(entry.config_digest, Counter())[withdrawal.number] += int(more.sum())
-                gone |= more
+        for one in withdrawals:
+            rows = one.rows(storage, entry)
+            if rows.either.any():
+                one.take(storage, entry, rows.either)
+            if (rows.either & ~gone).any():
+                numbers.append(one.number)
+                counted = counts.setdefault(entry.config_digest, Counter())
+                for reason, some in _reasons(one.number, rows):
+                    counted[reason] += int((some & ~gone).sum())
+                gone |= rows.either
         if gone.all():
             mark_wholly_withdrawn(storage, entry.planned, numbers)
         else:
@@ -156,10 +157,12 @@ def without_withdrawn(
 class _Plan:
     """A removal from one snapshot. Without a vocabulary nothing is written."""
 
-    def __init__(self, atlas: Atlas, snapshot: Snapshot, withdrawal: Withdrawal, vocabulary: Vocabulary | None) -> None:
-        self._atlas, self._snapshot, self._withdrawal = atlas, snapshot, withdrawal
+    def __init__(self, atlas: Atlas, snapshot: Snapshot, standing: Standing, vocabulary: Vocabulary | None) -> None:
+        self._atlas, self._snapshot, self._standing = atlas, snapshot, standing
+        self._withdrawal = standing.withdrawal
         storage = atlas.storage
         self._cells: Counter[tuple[str, str]] = Counter()
+        self._reasons: dict[tuple[str, str], Counter[str]] = {}
         self._touched: list[ShardEntry] = []
         self.rewritten: list[ShardEntry] = []
         self._dropped = 0
@@ -167,21 +170,25 @@ class _Plan:
         self._removed: list[U64] = []
         self._lost: dict[tuple[str, str], Part] = {}
         """Parts of compacted shards that lose cells, by what an ingestion plans."""
-        masks = snapshot.stream(lambda entry: withdrawn_rows(storage, entry, [withdrawal]), snapshot.shards)
-        for entry, gone in zip(snapshot.shards, masks, strict=True):
-            if gone.any():
-                self._take(entry, gone, vocabulary)
+        masks = snapshot.stream(lambda entry: standing.rows(storage, entry), snapshot.shards)
+        for entry, rows in zip(snapshot.shards, masks, strict=True):
+            if rows.either.any():
+                self._take(entry, rows, vocabulary)
 
-    def _take(self, entry: ShardEntry, gone: npt.NDArray[np.bool_], vocabulary: Vocabulary | None) -> None:
+    def _take(self, entry: ShardEntry, rows: Gone, vocabulary: Vocabulary | None) -> None:
         storage = self._atlas.storage
+        gone = rows.either
         visible = np.ones(entry.n_rows, bool)
         visible[read_overlay(storage, entry).hidden] = False
         self._touched.append(entry)
-        for part, n in count_parts(storage, entry, gone & visible):
-            self._cells[part.key] += n
+        for reason, some in _reasons(self._withdrawal.number, rows):
+            for part, n in count_parts(storage, entry, some & visible):
+                self._cells[part.key] += n
+                self._reasons.setdefault(part.key, Counter())[reason] += n
         self._dropped += bool(gone.all())
         if vocabulary is None:
             return
+        self._standing.take(storage, entry, gone)
         keys, _ = shard_keys(storage, entry)
         self._removed.append(keys[gone & visible])
         number = self._withdrawal.number
@@ -221,6 +228,7 @@ class _Plan:
             remove=sorted(touched - merged.keys()),
             message=f"withdraw {self._withdrawal.where} ({self._withdrawal.reason})",
             facts=facts,
+            ledger={self._withdrawal.number: self._standing.noted(storage)},
         )
 
     def _noted(self, entry: ShardEntry) -> ShardEntry:
@@ -244,6 +252,7 @@ class _Plan:
             reason=self._withdrawal.reason,
             snapshot=version,
             cells=self._by_dataset(),
+            known=sum(counts[known_reason(self._withdrawal.number)] for counts in self._reasons.values()),
             rewritten=len(self._touched) - self._dropped,
             dropped=self._dropped,
             shown_again=self._shown_again,
@@ -257,8 +266,8 @@ class _Plan:
             if n and storage.exists(key):
                 report: dict[str, Any] = json.loads(storage.get(key))
                 dropped = report.setdefault("dropped", {})
-                reason = reason_of(self._withdrawal.number)
-                dropped[reason] = dropped.get(reason, 0) + n
+                for reason, some in self._reasons[dataset, sha256].items():
+                    dropped[reason] = dropped.get(reason, 0) + some
                 report["cells_out"] = report.get("cells_out", n) - n
                 storage.put(key, json.dumps(report, indent=1).encode())
 
@@ -272,6 +281,44 @@ class _Plan:
 def reason_of(number: int) -> str:
     """Return why reports say that cells are left out."""
     return f"withdrawn (withdrawal {number})"
+
+
+def known_reason(number: int) -> str:
+    """Return why reports say that cells are left out that do not fulfil the predicate."""
+    return f"withdrawn (withdrawal {number}, the same cells as before)"
+
+
+def _reasons(number: int, rows: Gone) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Return the reasons for which rows are left out, and which rows."""
+    found = [(reason_of(number), rows.told), (known_reason(number), rows.known)]
+    return [(reason, some) for reason, some in found if some.any()]
+
+
+def _fulfilling(atlas: Atlas, newest: Snapshot, withdrawal: Withdrawal) -> Standing:
+    """Return a withdrawal with the cells that fulfil it in any snapshot that is not forgotten."""
+    older = Snapshot(atlas, newest.version, readable_shards(atlas, newest.version))
+    found = Standing(withdrawal, Taken())
+    masks = older.stream(lambda entry: found.rows(atlas.storage, entry).told, older.shards)
+    for entry, rows in zip(older.shards, masks, strict=True):
+        if rows.any():
+            found.take(atlas.storage, entry, rows)
+    return found
+
+
+def _and_before(atlas: Atlas, snapshot: Snapshot, known: Standing) -> Standing:
+    """Return a withdrawal with cells that are known, and those that it took already, if it was made before.
+
+    Raises
+    ------
+    AtlasError
+        It was lifted meanwhile.
+    """
+    before = next((one for one in atlas.withdrawals(snapshot.version) if one.number == known.number), None)
+    if before is None:
+        raise AtlasError(f"Withdrawal {known.number} was lifted meanwhile.", where=atlas.url)
+    for table in known.taken.tables:
+        before.taken.add(table)
+    return before
 
 
 def _columns(atlas: Atlas, newest: Snapshot, wanted: Iterable[str]) -> Mapping[str, pa.DataType]:

@@ -122,6 +122,10 @@ def remove(
             console.print(f"{total:,} cells would be withdrawn from snapshot {done.snapshot}: {listed}")
             return
         console.print(f"Withdrawal {done.number}: {total:,} cells are gone ({listed}); snapshot {done.snapshot}")
+        if done.known:
+            console.print(
+                f"{done.known:,} of them do not fulfil the predicate: another snapshot says so of the same cells"
+            )
         if done.shown_again:
             console.print(f"{done.shown_again:,} cells that were hidden as their duplicates are shown again")
         console.print("Older snapshots keep them until `cellmill atlas gc --forget`.")
