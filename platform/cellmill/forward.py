@@ -1,8 +1,9 @@
 """The walk forward: from cells to the runs, models and answers that saw them.
 
 Whether a model saw a data set or a file is in its lineage, which names what its selection held. Whether it saw the
-cells of a predicate is found by asking the very snapshot it was trained on, by the very selection. Where that cannot be
-asked any more the answer is that it is not known. A name that nothing here knows gets no answer.
+cells of a predicate is found by asking the very snapshot it was trained on, by the very selection. A snapshot that was
+forgotten is remembered by how many cells of each source the withdrawals took from it. Where that does not tell either,
+the answer is that it is not known. A name that nothing here knows gets no answer.
 """
 
 from __future__ import annotations
@@ -12,18 +13,23 @@ import hashlib
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cellmill.atlas import Atlas
+import numpy as np
+
+from cellmill.atlas import Atlas, Snapshot
+from cellmill.atlas.forgotten import Forgotten, find_forgotten
+from cellmill.atlas.standing import Standing
 from cellmill.atlas.withdrawals import all_withdrawals
 from cellmill.config import Config
 from cellmill.errors import AtlasError, CellmillError, ConfigError, SourceError
 from cellmill.known import folders, is_digest, is_in_an_atlas
 from cellmill.lineage import Lineage, read_lineage
 from cellmill.models import find_models
+from cellmill.remembered import bounds
 from cellmill.stamps import read_stamp
 
 Answer = Literal["yes", "no", "unknown"]
@@ -247,27 +253,64 @@ def _ask(atlas: Atlas, node: Lineage, where: str) -> _Verdict:
             return _Verdict("unknown", None, f"{node.location} is another atlas by now")
         atlas = other
     selected = node.facts.get("where")
-    both = f"({selected}) and ({where})" if selected else where
+    selected = selected if isinstance(selected, str) else None
     name = f"snapshot {version} of {atlas.url}"
+    chosen = f"{name}, {selected}" if selected else name
+    withdrawals = atlas.withdrawals(atlas.snapshot().version, lifted=True)
+    same = [one for one in withdrawals if one.withdrawal.where == where]
     try:
-        snapshot = atlas.snapshot(int(version))
-        cells = snapshot.select(both).n_cells
+        record = find_forgotten(atlas.storage, int(version))
+        if record is not None:
+            return _remembered(record, node, selected, where, {one.number for one in same}, name)
+        cells, known = _count_in(atlas.snapshot(int(version)), selected, where, same)
     except ConfigError as error:
         return _Verdict("unknown", None, f"{name} cannot tell: {error.what}")
     except CellmillError as error:
-        if _withdrawn_before(atlas, int(version), where):
-            return _Verdict("no", None, f"{name} was made after they were withdrawn")
         return _Verdict("unknown", None, f"{name} cannot be asked: {error.what}")
-    chosen = f"{name}, {selected}" if selected else name
     if cells:
-        return _Verdict("yes", cells, f"it was made from {cells:,} of them: {chosen}")
+        so = f" ({known:,} of them by what other snapshots say of the same cells)" if known else ""
+        return _Verdict("yes", cells, f"it was made from {cells:,} of them{so}: {chosen}")
     return _Verdict("no", None, f"none of them was selected: {chosen}")
 
 
-def _withdrawn_before(atlas: Atlas, version: int, where: str) -> bool:
-    """Return whether a snapshot was made while a withdrawal of the very cells held."""
-    numbers = {str(one.number) for one, lift in all_withdrawals(atlas.storage) if one.where == where and lift is None}
-    return any(line.facts.get("withdrawal") in numbers and line.version <= version for line in atlas.log())
+def _count_in(snapshot: Snapshot, selected: str | None, where: str, withdrawals: Sequence[Standing]) -> tuple[int, int]:
+    """Return how many of the cells a selection held, and how many of these the predicate alone does not tell.
+
+    Raises
+    ------
+    ConfigError
+        The snapshot has no such column, and nothing else tells.
+    """
+    chosen = snapshot.select(selected)
+    known = 0
+    for place, entry in enumerate(chosen.shards):
+        found = [one.rows(snapshot.atlas.storage, entry).known for one in withdrawals]
+        if found:
+            rows, mask = chosen.rows(place), np.logical_or.reduce(found)
+            known += int(mask.sum() if rows is None else mask[rows].sum())
+    try:
+        return snapshot.select(f"({selected}) and ({where})" if selected else where).n_cells + known, known
+    except ConfigError:
+        if known:
+            return known, known
+        raise
+
+
+def _remembered(
+    record: Forgotten, node: Lineage, selected: str | None, where: str, numbers: set[int], name: str
+) -> _Verdict:
+    """Say what can still be said of a snapshot that is forgotten."""
+    numbers &= set(record.told)
+    if not numbers:
+        return _Verdict("unknown", None, f"{name} cannot be asked: it was forgotten at {record.time}")
+    held = [one for one in record.held if one.withdrawal == max(numbers)]
+    least, most = bounds(held, node, selected, where)
+    told = f"{name}, which was forgotten at {record.time}, held {sum(one.told + one.known for one in held):,} of them"
+    if not most:
+        return _Verdict("no", None, f"{told}, and none was selected" if held else f"{name} held none of them")
+    if not least:
+        return _Verdict("unknown", None, f"{told}; at most {most:,} were selected by {selected}")
+    return _Verdict("yes", least, f"{told}; {'at least ' if least < most else ''}{least:,} were selected")
 
 
 def _judge(cells: Cells, tree: Lineage) -> _Verdict:

@@ -15,7 +15,10 @@ from cellmill.atlas.withdrawing import remove
 from cellmill.cli import load
 from cellmill.errors import AtlasError, ConfigError, SourceError
 from cellmill.forward import forward
+from cellmill.ingestion import ingest
 from cellmill.lineage import Lineage
+from tests.ingestion.cells import config, make_adata
+from tests.ingestion.cells import write as write_cells
 from tests.platform.atlas.builders import small_atlas
 from tests.platform.models.test_folder import write
 
@@ -85,15 +88,56 @@ def test_by_predicate_the_selection_decides(tmp_path: Path) -> None:
     wanted["later"] = "no"
     assert models(f"{atlas.url}#1") == wanted
 
-    # What cannot be asked any more is not known; what was made after the removal still is.
+    # What was forgotten is remembered by how many cells of each source there were, and which were selected.
     collect(atlas, Forget(), grace_s=0)
-    unknown = dict.fromkeys(wanted, "unknown") | {"later": "no"}
-    assert models(f"{atlas.url}#1") == unknown
+    told = {one.name: one for one in forward(f"{atlas.url}#1", root).found if one.kind == "model"}
+    wanted |= {"some": "unknown", "heir": "unknown"}
+    assert {name: one.saw for name, one in told.items()} == wanted
+    assert (told["all"].cells, told["spared"].cells, told["some"].cells) == (20, None, None)
+    assert "forgotten at" in told["all"].why
+    assert "were selected by age < 4" in told["some"].why
+    # Forgotten or not, what was made after the removal saw none, be the withdrawal lifted or not.
     atlas.commit(remove=[atlas.snapshot().shards[0].key])
     collect(atlas, Forget(), grace_s=0)
-    assert models(f"{atlas.url}#1")["later"] == "no"
+    assert models(f"{atlas.url}#1") == wanted
     lift(atlas.storage, 1, "again")
-    assert models(f"{atlas.url}#1")["later"] == "unknown"
+    assert models(f"{atlas.url}#1") == wanted
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_withdrawal_is_asked_for_the_cells_that_it_knows_by_other_snapshots(tmp_path: Path, readable: bool) -> None:
+    """The snapshot of the training has the same cells under a name that the predicate does not have."""
+    root, cells = tmp_path / "runs", make_adata(30, seed=1)
+    cells.obs["batch"] = "b"
+    path = write_cells(cells, tmp_path / "a.h5ad")
+    for column in ("batch", "donor"):
+        ingest(config(tmp_path / "atlas", path, source={"obs": {column: "donor"}}))
+        atlas = Atlas.open(tmp_path / "atlas")
+        train(root, f"by {column}", atlas, None)
+        train(root, f"most by {column}", atlas, "n_genes > 0 and source_row > 3")
+        train(root, f"few by {column}", atlas, "source_row < 3")
+    remove(atlas, "donor = 'd1'", "consent")
+    train(root, "after", atlas, None)
+    if not readable:
+        collect(atlas, Forget(), grace_s=0)
+    found = {one.name: (one.saw, one.cells) for one in forward(f"{atlas.url}#1", root).found if one.kind == "model"}
+    most, few = (("yes", 9), ("yes", 1)) if readable else (("yes", 6), ("unknown", None))
+    assert found == {
+        "after": ("no", None),
+        **{f"{name} {column}": one for column in ("batch", "donor") for name, one in
+           (("by", ("yes", 10)), ("most by", most), ("few by", few))},
+    }  # fmt: skip
+
+
+def test_a_damaged_snapshot_is_forgotten_all_the_same_and_cannot_tell(tmp_path: Path) -> None:
+    atlas = small_atlas(tmp_path / "atlas")
+    train(tmp_path / "runs", "all", atlas, None)
+    damaged = [entry.cells_path for entry in atlas.snapshot().shards if entry.dataset == "alpha"]
+    remove(atlas, "donor = 'd1'", "consent")
+    for path in damaged:
+        (tmp_path / "atlas" / path).write_bytes(b"not what it was")
+    assert collect(atlas, Forget(), grace_s=0).untold == (1,)
+    assert set(seen(f"{atlas.url}#1", tmp_path / "runs").values()) == {"unknown"}
 
 
 def test_a_column_that_was_not_kept_cannot_tell(tmp_path: Path) -> None:

@@ -171,15 +171,22 @@ class Atlas:
         """Return what each commit says about itself, newest first, without what was said of it later: see `log`."""
         return self._catalog.log()
 
-    def withdrawals(self, version: int) -> list[Standing]:
+    def withdrawals(self, version: int, *, lifted: bool = False) -> list[Standing]:
         """Return the withdrawals that hold, with the cells that each took until a snapshot, the newest.
+
+        Parameters
+        ----------
+        version
+            Number of the newest snapshot.
+        lifted
+            Return also those that were lifted.
 
         Raises
         ------
         IntegrityError
             What is written of one is lost, damaged, or not what it was when it was made.
         """
-        return standing(self.storage, self._catalog.ledger(version))
+        return standing(self.storage, self._catalog.ledger(version), lifted=lifted)
 
     def ledger(self, version: int) -> dict[int, Noted]:
         """Return what a snapshot's commit says of the withdrawals that were made until then, by number."""

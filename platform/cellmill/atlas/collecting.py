@@ -18,10 +18,11 @@ from pydantic import Field
 
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.files import File, Unit, list_files, list_units
-from cellmill.atlas.forgotten import Forgotten, forgotten_versions, mark, unmark
+from cellmill.atlas.forgotten import forgotten_versions, mark, unmark
 from cellmill.atlas.history import catalog_lifetimes, is_retained
 from cellmill.atlas.lease import FOLDER as LEASES
 from cellmill.atlas.lease import Lease, LeaseRecord, all_leases, await_commits, live_leases, lost_key
+from cellmill.atlas.remembering import Memory
 from cellmill.atlas.standing import Standing
 from cellmill.atlas.tags import all_tags
 from cellmill.atlas.taken import taken_key
@@ -79,6 +80,8 @@ class Collection(Config):
         Things that no snapshot needs and that were spared, because they are young or a running process may need them.
     withheld
         Withdrawals whose cells tagged snapshots still hold.
+    untold
+        Snapshots that were forgotten now and are too damaged to tell which cells of withdrawals they held.
     """
 
     snapshot: int
@@ -90,6 +93,7 @@ class Collection(Config):
     young: int
     leased: int
     withheld: dict[str, tuple[int, ...]]
+    untold: tuple[int, ...] = ()
 
 
 def collect(
@@ -130,6 +134,7 @@ def collect(
     tagged = {tag.version for tag in all_tags(storage)}
     before = forgotten_versions(storage)
     wanted: set[int] = set()
+    untold: tuple[int, ...] = ()
     if forget is not None:
         last = {line.version for line in log[: forget.keep_last]}
         old = {line.version for line in log if forget.before is None or line.time < forget.before}
@@ -137,7 +142,10 @@ def collect(
     if not dry_run and wanted - tagged:
         assert forget is not None
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(clock()))
-        mark(storage, (Forgotten(version=v, time=stamp, reason=forget.reason) for v in sorted(wanted - tagged)))
+        memory = Memory(atlas)
+        records = [memory.of(version, stamp, forget.reason) for version in sorted(wanted - tagged)]
+        untold = tuple(record.version for record in records if memory.lacks(record))
+        mark(storage, records)
         # Whoever gives a tag does so first and then looks for the mark; of the two one sees the other.
         for version in {tag.version for tag in all_tags(storage)} & (wanted - tagged):
             unmark(storage, version)
@@ -162,6 +170,7 @@ def collect(
         young=sweep.young,
         leased=sweep.leased,
         withheld=_withheld(atlas, before | (wanted - tagged)),
+        untold=untold,
     )
 
 
@@ -203,6 +212,8 @@ class _Sweep:
                 self.doomed.append(unit)
 
     def _is_young(self, unit: Unit) -> bool:
+        if unit.kind == "withdrawals":
+            return False  # written under the lease of a commit, which has ended: nobody goes on with it
         return not (self._hurry and unit.may_hold_cells) and self._clock() - unit.modified < self._grace_s
 
     def delete(self, lease: Lease) -> None:

@@ -16,6 +16,29 @@ _THREADS = 16
 _NAME = re.compile(rf"{_FOLDER}/(\d+)\.json")
 
 
+class Held(Config):
+    """What a snapshot held of the cells of a withdrawal, of one source.
+
+    Attributes
+    ----------
+    withdrawal
+        Its number.
+    dataset, sha256
+        The source.
+    told, known
+        Cells that fulfilled the predicate, and cells that did not and were known to be the same as such cells.
+    of
+        Cells of the source in all. None of these numbers counts hidden duplicates.
+    """
+
+    withdrawal: int
+    dataset: str
+    sha256: str
+    told: int
+    known: int
+    of: int
+
+
 class Forgotten(Config):
     """A snapshot that a garbage collection was asked to forget.
 
@@ -27,11 +50,17 @@ class Forgotten(Config):
         When, UTC, ISO 8601.
     reason
         Why.
+    told
+        Numbers of the withdrawals, lifted ones included, for which it was looked what the snapshot held.
+    held
+        What it held of their cells; sources without any are left out.
     """
 
     version: int
     time: str
     reason: str
+    told: tuple[int, ...] = ()
+    held: tuple[Held, ...] = ()
 
 
 def forgotten_versions(storage: Storage) -> set[int]:
@@ -54,6 +83,17 @@ def all_forgotten(storage: Storage) -> list[Forgotten]:
         return [record for record in found if record is not None]
 
 
+def find_forgotten(storage: Storage, version: int) -> Forgotten | None:
+    """Return the record of a snapshot if it is forgotten.
+
+    Raises
+    ------
+    IntegrityError
+        It is damaged.
+    """
+    return read_record(storage, _key(version), Forgotten)
+
+
 def check_known(storage: Storage, version: int) -> None:
     """Refuse a snapshot that is forgotten.
 
@@ -62,7 +102,7 @@ def check_known(storage: Storage, version: int) -> None:
     AtlasError
         It is; says when and why.
     """
-    record = read_record(storage, _key(version), Forgotten)
+    record = find_forgotten(storage, version)
     if record is not None:
         raise AtlasError(
             f"Snapshot {version} was forgotten at {record.time}: {record.reason}.",

@@ -92,7 +92,7 @@ class Standing:
         return Noted(digest_of(self.withdrawal), name)
 
 
-def standing(storage: Storage, ledger: Mapping[int, Noted]) -> list[Standing]:
+def standing(storage: Storage, ledger: Mapping[int, Noted], *, lifted: bool = False) -> list[Standing]:
     """Return the withdrawals that hold, by number, each as it was made.
 
     Parameters
@@ -101,6 +101,8 @@ def standing(storage: Storage, ledger: Mapping[int, Noted]) -> list[Standing]:
         The atlas's storage.
     ledger
         What the commit of the newest snapshot says of withdrawals.
+    lifted
+        Return also those that were lifted.
 
     Raises
     ------
@@ -119,11 +121,11 @@ def standing(storage: Storage, ledger: Mapping[int, Noted]) -> list[Standing]:
                 where=f"{where}/{number:04d}.json",
                 fix="Restore the file from a copy of the atlas.",
             )
-    active = [withdrawal for withdrawal, lift in records if lift is None]
-    names = [ledger[one.number].cells if one.number in ledger else "" for one in active]
+    wanted = [withdrawal for withdrawal, lift in records if lifted or lift is None]
+    names = [ledger[one.number].cells if one.number in ledger else "" for one in wanted]
     with ThreadPoolExecutor(_THREADS) as pool:
-        taken = pool.map(lambda pair: read_taken(storage, pair[0].number, pair[1]), zip(active, names, strict=True))
-        return [Standing(one, cells, name) for one, cells, name in zip(active, taken, names, strict=True)]
+        taken = pool.map(lambda pair: read_taken(storage, pair[0].number, pair[1]), zip(wanted, names, strict=True))
+        return [Standing(one, cells, name) for one, cells, name in zip(wanted, taken, names, strict=True)]
 
 
 def fulfilling(predicate: Predicate, storage: Storage, entry: ShardEntry) -> Mask:

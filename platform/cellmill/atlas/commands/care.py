@@ -76,6 +76,12 @@ def gc(
         for number, versions in found.withheld.items():
             console.print(f"[yellow]Snapshots {_ranges(versions)} still hold cells of withdrawal {number}.[/yellow]")
 
+        if found.untold:
+            console.print(
+                f"[yellow]Snapshots {_ranges(found.untold)} are damaged: which cells of withdrawals they held is not "
+                "known any more.[/yellow]"
+            )
+
     emit({**found.model_dump(mode="json"), "dry_run": dry_run}, as_json, render)
 
 

@@ -1,0 +1,89 @@
+"""How many cells of a withdrawal a selection held, by what is remembered of its snapshot."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from typing import Any
+
+from cellmill.atlas.forgotten import Held
+from cellmill.atlas.predicate import parse
+from cellmill.atlas.pruning import decide
+from cellmill.atlas.summary import Facts
+from cellmill.errors import ConfigError
+from cellmill.lineage import Lineage
+
+
+def bounds(held: Iterable[Held], snapshot: Lineage, selected: str | None, where: str) -> tuple[int, int]:
+    """Return how many of the cells were selected: at least, and at most.
+
+    Parameters
+    ----------
+    held
+        What the snapshot held of the cells, by source.
+    snapshot
+        Its lineage, which says how many cells of each source were selected.
+    selected
+        The predicate of the selection; None for all cells.
+    where
+        The predicate of the withdrawal.
+    """
+    counts = {
+        (dataset.name, source.digest): source.facts.get("cells")
+        for dataset in snapshot.parents
+        for source in dataset.parents
+    }
+    least = most = 0
+    for one in held:
+        n = one.told + one.known
+        chosen = counts.get((one.dataset, one.sha256), 0)
+        if not isinstance(chosen, int):
+            most += n  # the lineage does not say
+            continue
+        answer = _decided(selected, where, one) if selected else True
+        if answer is None:
+            # Of a source's cells some were not selected, and it may have been these.
+            least += max(0, chosen + n - one.of)
+            most += min(chosen, n)
+        elif answer:
+            least, most = least + n, most + n
+    return least, most
+
+
+def _decided(selected: str, where: str, held: Held) -> bool | None:
+    """Return whether a selection has all or none of the cells of a source; None where their values would tell."""
+    known = {
+        name: Facts(value, value, 0) for name, value in (("dataset", held.dataset), ("source_sha256", held.sha256))
+    }
+    texts = _equal(parse(where).tree) if not held.known else {}
+    try:
+        predicate = parse(selected)
+        found = {
+            decide(predicate, {**{name: Facts(value, value, 0) for name, value in some.items()}, **known})
+            for some in _spellings(texts)
+        }
+    except ConfigError:
+        return None
+    return found.pop() if len(found) == 1 else None
+
+
+def _equal(tree: ast.expr) -> dict[str, Any]:
+    """Return the columns that have one value in all cells that fulfil a predicate, and these values."""
+    match tree:
+        case ast.BoolOp(op=ast.And(), values=values):
+            return {name: value for one in values for name, value in _equal(one).items()}
+        case ast.Compare(left=ast.Name(id=name), ops=[ast.Eq()], comparators=[ast.Constant(value=value)]):
+            return {name: value}
+    return {}
+
+
+def _spellings(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return values as they are, as text, and as numbers: a withdrawal holds for all of these."""
+    return [values, {name: str(value) for name, value in values.items()}, {k: _number(v) for k, v in values.items()}]
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
