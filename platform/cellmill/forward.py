@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cellmill.atlas import Atlas, Snapshot
-from cellmill.atlas.forgotten import Forgotten, find_forgotten
+from cellmill.atlas.forgotten import Forgotten, Held, find_forgotten
 from cellmill.atlas.standing import Standing
 from cellmill.atlas.withdrawals import all_withdrawals
 from cellmill.config import Config
@@ -29,7 +29,7 @@ from cellmill.errors import AtlasError, CellmillError, ConfigError, SourceError
 from cellmill.known import folders, is_digest, is_in_an_atlas
 from cellmill.lineage import Lineage, read_lineage
 from cellmill.models import find_models
-from cellmill.remembered import bounds
+from cellmill.remembered import bounds, least_by_files
 from cellmill.stamps import read_stamp
 
 Answer = Literal["yes", "no", "unknown"]
@@ -261,7 +261,11 @@ def _ask(atlas: Atlas, node: Lineage, where: str) -> _Verdict:
     try:
         record = find_forgotten(atlas.storage, int(version))
         if record is not None:
-            return _remembered(record, node, selected, where, {one.number for one in same}, name)
+            numbers = {one.number for one in same} & set(record.told)
+            if not numbers:
+                return _older(record, least_by_files(atlas, node, same), name)
+            held = [one for one in record.held if one.withdrawal == max(numbers)]
+            return _remembered(held, bounds(held, node, selected, where), chosen)
         cells, known = _count_in(atlas.snapshot(int(version)), selected, where, same)
     except ConfigError as error:
         return _Verdict("unknown", None, f"{name} cannot tell: {error.what}")
@@ -296,21 +300,26 @@ def _count_in(snapshot: Snapshot, selected: str | None, where: str, withdrawals:
         raise
 
 
-def _remembered(
-    record: Forgotten, node: Lineage, selected: str | None, where: str, numbers: set[int], name: str
-) -> _Verdict:
-    """Say what can still be said of a snapshot that is forgotten."""
-    numbers &= set(record.told)
-    if not numbers:
-        return _Verdict("unknown", None, f"{name} cannot be asked: it was forgotten at {record.time}")
-    held = [one for one in record.held if one.withdrawal == max(numbers)]
-    least, most = bounds(held, node, selected, where)
-    told = f"{name}, which was forgotten at {record.time}, held {sum(one.told + one.known for one in held):,} of them"
+def _remembered(held: Sequence[Held], bounds: tuple[int, int], chosen: str) -> _Verdict:
+    """Say what can still be said of a snapshot that was forgotten after the withdrawal."""
+    least, most = bounds
+    if not held:
+        return _Verdict("no", None, f"it held none of them: {chosen}, which is forgotten")
+    n = f"{sum(one.told + one.known for one in held):,}"
     if not most:
-        return _Verdict("no", None, f"{told}, and none was selected" if held else f"{name} held none of them")
+        return _Verdict("no", None, f"none of the {n} that it held was selected: {chosen}, which is forgotten")
     if not least:
-        return _Verdict("unknown", None, f"{told}; at most {most:,} were selected by {selected}")
-    return _Verdict("yes", least, f"{told}; {'at least ' if least < most else ''}{least:,} were selected")
+        return _Verdict("unknown", None, f"at most {most:,} of {n} were selected: {chosen}, which is forgotten")
+    exactly = "" if least == most else "at least "
+    return _Verdict("yes", least, f"it was made from {exactly}{least:,} of {n}: {chosen}, which is forgotten")
+
+
+def _older(record: Forgotten, least: int, name: str) -> _Verdict:
+    """Say what can be said of a snapshot that was forgotten before the withdrawal."""
+    when = f"{name} was forgotten at {record.time}, before it was asked for them"
+    if least:
+        return _Verdict("yes", least, f"so many of their files' cells were selected that {least:,} were among: {when}")
+    return _Verdict("unknown", None, when)
 
 
 def _judge(cells: Cells, tree: Lineage) -> _Verdict:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import json
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from cellmill.atlas import Atlas
 from cellmill.atlas.forgotten import Held
 from cellmill.atlas.predicate import parse
 from cellmill.atlas.pruning import decide
+from cellmill.atlas.standing import Standing
 from cellmill.atlas.summary import Facts
 from cellmill.errors import ConfigError
 from cellmill.lineage import Lineage
@@ -48,6 +52,34 @@ def bounds(held: Iterable[Held], snapshot: Lineage, selected: str | None, where:
         elif answer:
             least, most = least + n, most + n
     return least, most
+
+
+def least_by_files(atlas: Atlas, snapshot: Lineage, withdrawals: Iterable[Standing]) -> int:
+    """Return how many cells of withdrawals a selection held at least, by the number of cells that its files have.
+
+    Where 90 of the 100 cells of a file were selected, and 20 of it are withdrawn, 10 or more of these were selected.
+
+    Parameters
+    ----------
+    atlas
+        Its reports say how many cells a file has.
+    snapshot
+        The lineage of the snapshot, which says how many cells of each file were selected.
+    withdrawals
+        What was withdrawn: the same cells each.
+    """
+    withdrawn: Counter[str] = Counter()
+    for one in withdrawals:
+        withdrawn |= Counter(one.taken.n_by_file())
+    least = 0
+    for dataset in snapshot.parents:
+        for source in dataset.parents:
+            selected = source.facts.get("cells")
+            key = f"reports/datasets/{dataset.name}/{source.digest[:16]}.json"
+            if withdrawn[source.digest] and isinstance(selected, int) and atlas.storage.exists(key):
+                n_cells = int(json.loads(atlas.storage.get(key))["cells_in"])
+                least += max(0, selected + withdrawn[source.digest] - n_cells)
+    return least
 
 
 def _decided(selected: str, where: str, held: Held) -> bool | None:

@@ -55,7 +55,8 @@ def contents() -> np.ndarray:
 
 def contents_of(source: str, revision: int) -> list[int]:
     """Return some of the contents: many are twins of others."""
-    return np.random.default_rng([list(SOURCES).index(source), revision]).choice(N_CONTENTS, 6, replace=False).tolist()
+    rng = np.random.default_rng([list(SOURCES).index(source), revision])
+    return [int(content) for content in rng.choice(N_CONTENTS, 6, replace=False)]
 
 
 def donor_of(*seed: int) -> str:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
 
@@ -15,12 +16,11 @@ from cellmill.atlas.compacting import compact
 from cellmill.atlas.exporting import export_arrow
 from cellmill.atlas.record import encode
 from cellmill.atlas.rollback import rollback
-from cellmill.atlas.standing import Standing
 from cellmill.atlas.taken import SCHEMA, Taken, read_taken
 from cellmill.atlas.withdrawals import Withdrawal, lift
 from cellmill.atlas.withdrawing import remove
-from cellmill.errors import AtlasError, IntegrityError
-from cellmill.ingestion import ingest, linking, pipeline
+from cellmill.errors import AtlasError, ConfigError, IntegrityError
+from cellmill.ingestion import IngestConfig, ingest, linking, pipeline
 from cellmill.ingestion.linking import link
 from tests.ingestion.cells import config, genes, make_adata, write
 from tests.ingestion.test_linking import write_store
@@ -125,6 +125,49 @@ def test_a_later_version_of_the_file(tmp_path: Path) -> None:
     lift(atlas.storage, 1, "consent given again")
     assert ingest(settings).changed
     assert set(names(atlas)) == set(adata.obs_names)
+
+
+def test_a_file_that_is_joined_with_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of the joined cells are others, and so are their counts: they are known by the file and their barcodes."""
+    atlas, adata, path = withdrawn(tmp_path)
+
+    def joined(adata: Any, path: Path) -> IngestConfig:
+        proteins = make_adata(adata.n_obs - 6, 5, seed=9)
+        proteins.obs_names = adata.obs_names[6:][::-1]
+        proteins.var_names = [f"CD{i}" for i in range(5)]
+        beside = write(proteins, path.with_suffix(".proteins.h5ad"))
+        join = [{"path": str(beside), "modality": "protein"}]
+        return config(tmp_path / "atlas", path, source={**OTHER, "join": join, "dataset": f"both-{path.stem}"})
+
+    atlas.commit(remove=[entry.key for entry in atlas.snapshot().shards])
+    assert ingest(joined(adata, path)).reports[0].dropped == {KNOWN: 8}
+    assert names(atlas) == without(adata[6:])
+    # Cells that are in the atlas twice, alone and joined: what is learned of the one tells of the other.
+    new = made(30, seed=4)
+    alone = write(new, tmp_path / "new.h5ad")
+    ingest(joined(new, alone))
+    capsys.readouterr()
+    ingest(config(tmp_path / "atlas", alone, source=OBS, duplicates={"policy": "keep"}))
+    assert "8 cells of other sources are cells of withdrawal 1, too" in capsys.readouterr().err
+    assert "8 cells of it are in the snapshot" in atlas.verify().damage[0].what
+    assert remove(atlas, D1, "consent").known == 8
+    atlas.verify().check()
+    assert set(names(atlas)) == {*without(adata[6:]), *without(new)}
+    # And from the joined files back to one of them.
+    remove(atlas, "donor = 'b1' and dataset = 'both-new'", "consent")
+    assert ingest(joined(new, alone)).changed is False
+    with pytest.raises(ConfigError, match="under the name of another data set"):
+        ingest(config(tmp_path / "atlas", alone, source={**OTHER, "dataset": "new"}))
+
+
+def test_twins_in_one_file(tmp_path: Path) -> None:
+    """Of equal cells of one file that have two donors none stays, in whichever shards they are."""
+    atlas, adata, path = withdrawn(tmp_path)
+    twice = ad.concat([adata, adata[adata.obs["donor"] == "d1"]])
+    twice.obs["donor"] = [*adata.obs["donor"], *["d2"] * 10]
+    ingest(config(tmp_path / "atlas", write(twice, path), source=OBS, shard_cells=4, duplicates={"policy": "keep"}))
+    assert names(atlas) == without(adata)
+    atlas.verify().check()
 
 
 def test_counts_tell_only_where_a_column_of_obs_does(tmp_path: Path) -> None:
@@ -244,12 +287,9 @@ def test_many_cells_take_few_bytes() -> None:
 
     n = 100_000
     rows = np.sort(np.random.default_rng(0).choice(10 * n, n, replace=False))
-    columns = [pa.repeat(text, n) for text in ("a", "0" * 64, "a.h5ad")]
-    taken = Taken(pa.table([*columns, pa.array(rows), pa.nulls(n, pa.uint64())], schema=SCHEMA))
-    assert len(taken.to_bytes()) < n  # less than a byte a row
-    numbers = np.random.default_rng(1).integers(0, 1 << 63, n, dtype=np.uint64)
-    known = Taken(pa.table([*columns, pa.array(rows), pa.array(numbers)], schema=SCHEMA))
-    assert len(known.to_bytes()) < 9.2 * n
+    names, counts = np.random.default_rng(1).integers(0, 1 << 63, (2, n), dtype=np.uint64)
+    columns = [pa.repeat(text, n) for text in ("a", "0" * 64, "a.h5ad")] + [pa.array(rows), pa.array(names)]
+    known = Taken(pa.table([*columns, pa.array(counts)], schema=SCHEMA))
+    assert len(known.to_bytes()) < 17.2 * n  # two numbers of 8 bytes, and where they belong
     known.add(known.tables[0])
-    assert known.n == n
-    assert Standing(Withdrawal(number=1, where=D1, reason="", time=""), known).taken.had("a", "")
+    assert (known.n, known.n_by_file()) == (n, {"0" * 64: n})

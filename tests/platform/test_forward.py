@@ -94,8 +94,8 @@ def test_by_predicate_the_selection_decides(tmp_path: Path) -> None:
     wanted |= {"some": "unknown", "heir": "unknown"}
     assert {name: one.saw for name, one in told.items()} == wanted
     assert (told["all"].cells, told["spared"].cells, told["some"].cells) == (20, None, None)
-    assert "forgotten at" in told["all"].why
-    assert "were selected by age < 4" in told["some"].why
+    assert "it was made from 20 of 20" in told["all"].why
+    assert "of 20 were selected" in told["some"].why
     # Forgotten or not, what was made after the removal saw none, be the withdrawal lifted or not.
     atlas.commit(remove=[atlas.snapshot().shards[0].key])
     collect(atlas, Forget(), grace_s=0)
@@ -127,6 +127,24 @@ def test_a_withdrawal_is_asked_for_the_cells_that_it_knows_by_other_snapshots(tm
         **{f"{name} {column}": one for column in ("batch", "donor") for name, one in
            (("by", ("yes", 10)), ("most by", most), ("few by", few))},
     }  # fmt: skip
+
+
+def test_a_snapshot_that_was_forgotten_before_the_withdrawal(tmp_path: Path) -> None:
+    """What its record does not say the sizes of the files may tell."""
+    root = tmp_path / "runs"
+    path = write_cells(make_adata(30, seed=1), tmp_path / "a.h5ad")
+    settings = config(tmp_path / "atlas", path, source={"obs": {"donor": "donor"}})
+    ingest(settings)
+    atlas = Atlas.open(tmp_path / "atlas")
+    train(root, "all", atlas, None)
+    train(root, "most", atlas, "source_row < 25")
+    train(root, "few", atlas, "source_row < 15")
+    atlas.fence("another snapshot")
+    collect(atlas, Forget(), grace_s=0)
+    remove(atlas, "donor = 'd1'", "consent")
+    collect(atlas, Forget(), grace_s=0)
+    found = {one.name: (one.saw, one.cells) for one in forward(f"{atlas.url}#1", root).found if one.kind == "model"}
+    assert found == {"all": ("yes", 10), "most": ("yes", 5), "few": ("unknown", None)}
 
 
 def test_a_damaged_snapshot_is_forgotten_all_the_same_and_cannot_tell(tmp_path: Path) -> None:

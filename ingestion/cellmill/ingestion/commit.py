@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from cellmill.atlas.lease import Lease
 from cellmill.atlas.part import Part
 from cellmill.atlas.presence import Presence
 from cellmill.atlas.purging import purge
+from cellmill.atlas.standing import Standing
 from cellmill.atlas.withdrawing import without_withdrawn
 from cellmill.console import console
 from cellmill.errors import CellmillError, ConfigError
@@ -66,10 +68,11 @@ def commit(
     withdrawn: dict[str, Counter[str]] = {}
     written = {entry.key for entry in entries}
     replaced: set[tuple[str, str]] = set()
+    remembered: list[Standing] = []
     vocabulary = atlas.vocabulary()
 
     def plan(snapshot: Snapshot) -> Change | None:
-        nonlocal found, withdrawn, replaced
+        nonlocal found, withdrawn, replaced, remembered
         refuse_renamed(plans, snapshot.shards)
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
         withdrawals = atlas.withdrawals(snapshot.version)
@@ -111,6 +114,8 @@ def commit(
         return Change(add, remove, f"ingest {named}", facts, ledger)
 
     version, changed = atlas.update(plan)
+    if remembered:
+        _tell_left(atlas, version, remembered)
     told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]
     return Committed(
         snapshot=version,
@@ -118,6 +123,19 @@ def commit(
         reports=[_counted(report, withdrawn.get(plan.digest)) for report, plan in zip(told, plans, strict=True)],
         replaced=frozenset(replaced),
     )
+
+
+def _tell_left(atlas: Atlas, version: int, withdrawals: Sequence[Standing]) -> None:
+    """Say where the snapshot has cells that turned out to be withdrawn: in a file that is also joined with others."""
+    shards = atlas.snapshot(version).shards
+    for one in withdrawals:
+        n = sum(int(one.rows(atlas.storage, entry).either.sum()) for entry in shards)
+        if n:
+            console.print(
+                f"[yellow]{n:,} cells of other sources are cells of withdrawal {one.number}, too. They go with: "
+                f"cellmill atlas remove {atlas.url} --where {shlex.quote(one.withdrawal.where)} --reason ...[/yellow]",
+                soft_wrap=True,
+            )
 
 
 def purge_replaced(atlas: Atlas, done: Committed, lease: Lease) -> None:

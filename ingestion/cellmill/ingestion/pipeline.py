@@ -11,7 +11,7 @@ import anndata as ad
 from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.lease import Lease
 from cellmill.atlas.presence import Presence
-from cellmill.atlas.withdrawals import active_withdrawals, is_wholly_withdrawn
+from cellmill.atlas.withdrawals import is_wholly_withdrawn
 from cellmill.console import console, progress
 from cellmill.errors import CellmillError, ConfigError, IntegrityError, SourceError
 from cellmill.ingestion import shards, staging

@@ -49,6 +49,8 @@ class SourcePlan:
         Name of the format that opens it.
     dataset, url, sha256
         Name and identity.
+    files
+        Digests of the files, with blanks between, where several are joined; empty for one.
     stamp
         Size and time of change of the file when it was planned.
     organism
@@ -79,6 +81,7 @@ class SourcePlan:
     dataset: str
     url: str
     sha256: str
+    files: str
     stamp: str
     organism: Organism
     place: str
@@ -164,6 +167,7 @@ def plan_source(
     others = {target: name for name, target in kept_columns(columns, "all").items() if target not in kept}
     asked = {name for withdrawal in withdrawals for name in lacking(withdrawal, source.name, kept)}
     further = {target: name for target, name in others.items() if target in asked}
+    files = source.files if isinstance(source, JoinedSource) else ()
     n_cells = source.n_cells
     read = tuple(dict.fromkeys((kept | further).values()))
     if isinstance(source, ObsBlocks):
@@ -189,6 +193,7 @@ def plan_source(
         dataset=source.name,
         url=source.url,
         sha256=source.sha256,
+        files=" ".join(files) if len(files) > 1 else "",
         stamp=source.stamp,
         organism=organism,
         place=place,

@@ -76,6 +76,7 @@ def draft(
         vocabulary_size=needed.size,
         vocabulary_digest=needed.digest(),
         layout=layout,
+        files=plan.files,
     )
 
 

@@ -33,6 +33,8 @@ class ShardEntry(Config):
         Of the cells.
     source_url, source_sha256, licence
         The file that the cells came from, and its terms.
+    files
+        sha256 digests of all files where several are joined, with blanks between; empty for one.
     config_digest, recipe
         Identity of the resolved configuration, and version of the way shards are made.
     vocabulary_size, vocabulary_digest
@@ -84,6 +86,7 @@ class ShardEntry(Config):
     withdrawals: str = ""
     layout: str = "zarr"
     parts: str = ""
+    files: str = ""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -24,6 +24,8 @@ class Part(Config):
         Numbers of the withdrawals that took cells of the source, with commas between; empty for none.
     n_rows, n_cells
         Rows of the shard that are of the source, and how many of these the snapshot holds.
+    files
+        sha256 digests of the source's files, with blanks between; empty for one file.
     types
         Types of columns that other parts have as another kind; the shard has these columns as text.
     """
@@ -38,6 +40,7 @@ class Part(Config):
     withdrawals: str = ""
     n_rows: int
     n_cells: int
+    files: str = ""
     types: dict[str, str] = Field(default_factory=dict)
 
     @property

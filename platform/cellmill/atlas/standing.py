@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from cellmill.atlas.cells import CATALOG, FIXED, CellsFile
 from cellmill.atlas.delta_log import Noted
@@ -19,12 +20,13 @@ from cellmill.atlas.predicate import Predicate
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode
 from cellmill.atlas.summary import facts
-from cellmill.atlas.taken import Taken, identities, read_taken, write_taken
+from cellmill.atlas.taken import SCHEMA, Taken, identities, read_taken, write_taken
 from cellmill.atlas.withdrawals import Withdrawal, all_withdrawals, read_predicate
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage
 
 Mask = npt.NDArray[np.bool_]
+Each = Callable[[Callable[[ShardEntry], list[pa.Table]], Sequence[ShardEntry]], Iterable[list[pa.Table]]]
 _THREADS = 16
 
 
@@ -82,9 +84,9 @@ class Standing:
         told = fulfilling(read_predicate(self.withdrawal.where), storage, entry)
         return Gone(told, self.taken.rows_of(storage, entry) & ~told)
 
-    def take(self, storage: Storage, entry: ShardEntry, rows: Mask) -> None:
-        """Remember rows of a shard, so that they are known when their columns say something else."""
-        self.taken.add(identities(storage, entry, rows, by_counts=by_counts(self.withdrawal)))
+    def identities(self, storage: Storage, entry: ShardEntry, rows: Mask) -> pa.Table:
+        """Return what is to be remembered of rows of a shard, so that they are known when their columns change."""
+        return identities(storage, entry, rows, by_counts=by_counts(self.withdrawal))
 
     def noted(self, storage: Storage) -> Noted:
         """Write down the cells that were taken, and return what the commit says of the withdrawal."""
@@ -126,6 +128,37 @@ def standing(storage: Storage, ledger: Mapping[int, Noted], *, lifted: bool = Fa
     with ThreadPoolExecutor(_THREADS) as pool:
         taken = pool.map(lambda pair: read_taken(storage, pair[0].number, pair[1]), zip(wanted, names, strict=True))
         return [Standing(one, cells, name) for one, cells, name in zip(wanted, taken, names, strict=True)]
+
+
+def remember(
+    storage: Storage, withdrawals: Sequence[Standing], entries: Sequence[ShardEntry], each: Each = map
+) -> None:
+    """Let withdrawals remember what they take from shards, until these have no cell more that is the same as one.
+
+    Parameters
+    ----------
+    storage
+        The atlas's storage.
+    withdrawals
+        What takes the cells.
+    entries
+        The shards.
+    each
+        Applies a function to all shards, in order; it may do so for several at a time.
+    """
+
+    def look(entry: ShardEntry) -> list[pa.Table]:
+        found = []
+        for one in withdrawals:
+            rows = one.rows(storage, entry).either
+            found.append(one.identities(storage, entry, rows) if rows.any() else SCHEMA.empty_table())
+        return found
+
+    growing = bool(withdrawals)
+    while growing:
+        tables = list(zip(*each(look, entries), strict=True))
+        grown = [one.taken.add(pa.concat_tables(some)) for one, some in zip(withdrawals, tables, strict=False)]
+        growing = any(grown)
 
 
 def fulfilling(predicate: Predicate, storage: Storage, entry: ShardEntry) -> Mask:

@@ -1,9 +1,11 @@
 """The identities of the cells that a withdrawal took, by which they are known whatever their columns say later.
 
-A cell is known by its row in a file of these very bytes: under any name of the file or the data set, with any columns,
-genes and limits of quality. Where the predicate speaks of columns of obs it is also known by its counts, in later
-versions of the file at the same place: other bytes, the same data set, the same features. Neither its counts nor its
-barcode is kept, but a number that they are mixed into.
+A cell is known by its row and its barcode in a file of these very bytes: under any name of the file or the data set,
+with any columns, genes and limits of quality, alone or joined with other files. Which row a cell has may depend on what
+is read of a file, for instance on what it is joined with: where rows do not bear the barcodes that they had, barcodes
+alone tell. Where the predicate speaks of columns of obs, a cell is also known by its counts, in later versions of the
+file at the same place: other bytes, the same data set, the same features. Neither counts nor barcodes are kept, but
+numbers that they are mixed into.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cellmill.atlas.cell_keys import shard_keys
+from cellmill.atlas.cell_keys import shard_keys, text_hashes
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.content import splitmix64
 from cellmill.atlas.entry import ShardEntry
+from cellmill.atlas.part import Part
 from cellmill.atlas.part_rows import part_of_rows
 from cellmill.atlas.unhiding import NEARLY_EMPTY
 from cellmill.errors import IntegrityError, SourceError
@@ -33,15 +37,21 @@ Mask = npt.NDArray[np.bool_]
 SCHEMA = pa.schema(
     [
         ("dataset", pa.string()),
-        ("source_sha256", pa.string()),
+        ("files", pa.string()),
         ("source_url", pa.string()),
         ("source_row", pa.int64()),
+        ("name", pa.uint64()),
         ("counts", pa.uint64()),
     ]
 )
-"""One row a cell. ``counts`` is missing where it is the same as in another row, and where counts do not matter."""
+"""One row a cell.
+
+``files`` are the sha256 digests of the source's files, with blanks between, ``name`` is its barcode, mixed. ``counts``
+is missing where it is the same as in another row, and where counts do not matter.
+"""
 
 _SOURCE = SCHEMA.names[:3]
+_NONE = np.empty(0, np.uint64)
 
 
 class Taken:
@@ -62,7 +72,7 @@ class Taken:
 
     def __init__(self, table: pa.Table | None = None) -> None:
         self.tables: list[pa.Table] = []
-        self._rows: dict[str, I64] = {}
+        self._cells: dict[str, _Cells] = {}
         self._counts: dict[tuple[str, str], U64] = {}
         self._sources: set[tuple[str, str]] = set()
         if table is not None:
@@ -71,56 +81,64 @@ class Taken:
 
     @property
     def n(self) -> int:
-        """How many cells, by file and row."""
-        return sum(rows.size for rows in self._rows.values())
+        """How many cells, by file and row, are listed."""
+        return sum(table.num_rows for table in self.tables)
 
-    def had(self, dataset: str, sha256: str) -> bool:
-        """Return whether cells of a data set were taken, or of a file, under whatever name."""
-        return any(name == dataset or content == sha256 for name, content in self._sources)
+    def had(self, dataset: str, files: str) -> bool:
+        """Return whether cells of a data set were taken, or of one of some files, under whatever name."""
+        return any(name == dataset or file in files.split() for name, file in self._sources)
 
-    def add(self, table: pa.Table) -> None:
-        """Add cells, as `identities` gives them; those that are known change nothing."""
-        for dataset, sha256, url, some in _by_source(table):
-            rows: I64 = some["source_row"].to_numpy()
+    def n_by_file(self) -> dict[str, int]:
+        """Return how many cells of each file are known, at least, by its sha256."""
+        return {file: np.unique(cells.names).size for file, cells in self._cells.items()}
+
+    def add(self, table: pa.Table) -> bool:
+        """Add cells, as `identities` gives them, and return whether any was not known."""
+        before = len(self.tables)
+        for dataset, files, url, some in _by_source(table):
+            cells = _Cells(some["source_row"].to_numpy(), some["name"].to_numpy())
             counts = some["counts"]
             there = counts.is_valid().to_numpy(zero_copy_only=False)
             values: U64 = counts.fill_null(0).to_numpy()
-            known_rows = self._rows.get(sha256, np.empty(0, np.int64))
-            known_counts = self._counts.get((dataset, url), np.empty(0, np.uint64))
+            known_counts = self._counts.get((dataset, url), _NONE)
             first = np.zeros(values.size, bool)
             first[np.flatnonzero(there)[np.unique(values[there], return_index=True)[1]]] = True
             counts_are_new = first & ~np.isin(values, known_counts)
-            new = counts_are_new | ~np.isin(rows, known_rows)
-            self._sources.add((dataset, sha256))
+            new = counts_are_new.copy()
+            for file in files.split():
+                self._sources.add((dataset, file))
+                known = self._cells.get(file)
+                new |= True if known is None else ~known.are_at(cells)
             if not new.any():
                 continue
             self.has_grown = True
-            self._rows[sha256] = np.union1d(known_rows, rows)
+            for file in files.split():
+                known = self._cells.get(file)
+                self._cells[file] = cells.sorted() if known is None else known.plus(cells)
             if counts_are_new.any():
                 self._counts[dataset, url] = np.union1d(known_counts, values[counts_are_new])
             column = pa.array(values, mask=~counts_are_new)
             some = some.set_column(SCHEMA.get_field_index("counts"), "counts", column)
             self.tables.append(some.filter(pa.array(new)))
+        return len(self.tables) > before
 
     def rows_of(self, storage: Storage, entry: ShardEntry) -> Mask:
         """Return which rows of a shard are cells that were taken: bool [n_rows]."""
         found = np.zeros(entry.n_rows, bool)
-        by_row = any(part.source_sha256 in self._rows for part in entry.sources)
-        by_counts = any((part.dataset, part.source_url) in self._counts for part in entry.sources)
-        if not (by_row or by_counts):
+        by_file = [
+            [self._cells[file] for file in _files(part).split() if file in self._cells] for part in entry.sources
+        ]
+        by_counts = [self._counts.get((part.dataset, part.source_url)) for part in entry.sources]
+        if not any(by_file) and all(known is None for known in by_counts):
             return found
         part_of = part_of_rows(storage, entry)
-        if by_counts:
-            keys, table = shard_keys(storage, entry, "n_genes", "source_row")
-        else:
-            table = CellsFile(storage, entry).read(["source_row"])
-        rows = table.column("source_row").to_numpy()
+        read = _Read(storage, entry, by_counts=any(known is not None for known in by_counts))
         for number, part in enumerate(entry.sources):
-            mine = part_of == number
-            if (known_rows := self._rows.get(part.source_sha256)) is not None:
-                found |= mine & np.isin(rows, known_rows)
-            if (known := self._counts.get((part.dataset, part.source_url))) is not None:
-                found |= mine & np.isin(_mixed(keys, table, part.dataset, part.source_url), known)
+            mine = np.flatnonzero(part_of == number)
+            for known in by_file[number]:
+                found[mine[known.are_among(_Cells(read.rows[mine], read.names[mine]))]] = True
+            if (numbers := by_counts[number]) is not None:
+                found[mine[np.isin(read.counts(part)[mine], numbers)]] = True
         return found
 
     def to_bytes(self) -> bytes:
@@ -148,21 +166,17 @@ def identities(storage: Storage, entry: ShardEntry, rows: Mask, *, by_counts: bo
         Whether they shall be known by their counts as well.
     """
     part_of = part_of_rows(storage, entry)
-    if by_counts:
-        keys, table = shard_keys(storage, entry, "n_genes", "source_row")
-    else:
-        table = CellsFile(storage, entry).read(["source_row"])
-    source_rows = table.column("source_row").to_numpy()
+    read = _Read(storage, entry, by_counts=by_counts)
     found = []
     for number, part in enumerate(entry.sources):
         mine = rows & (part_of == number)
         n = int(mine.sum())
         if n:
-            counts = _mixed(keys, table, part.dataset, part.source_url)[mine] if by_counts else None
             columns = [
-                *(pa.repeat(value, n) for value in (part.dataset, part.source_sha256, part.source_url)),
-                pa.array(source_rows[mine]),
-                pa.nulls(n, pa.uint64()) if counts is None else pa.array(counts),
+                *(pa.repeat(value, n) for value in (part.dataset, _files(part), part.source_url)),
+                pa.array(read.rows[mine]),
+                pa.array(read.names[mine]),
+                pa.array(read.counts(part)[mine]) if by_counts else pa.nulls(n, pa.uint64()),
             ]
             found.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables(found) if found else SCHEMA.empty_table()
@@ -170,7 +184,7 @@ def identities(storage: Storage, entry: ShardEntry, rows: Mask, *, by_counts: bo
 
 def write_taken(storage: Storage, number: int, taken: Taken) -> str:
     """Write the cells of a withdrawal down, and return the name of the file: a digest of it, empty for no cells."""
-    if not taken.n:
+    if not taken.tables:
         return ""
     content = taken.to_bytes()
     name = _name(content)
@@ -215,16 +229,74 @@ def _damaged(storage: Storage, key: str, how: str) -> IntegrityError:
     )
 
 
-def _mixed(keys: U64, table: pa.Table, dataset: str, url: str) -> U64:
-    """Return a number for what each cell is in its place: its counts, and where it is nearly empty its barcode."""
-    place = np.uint64(int(hashlib.sha256(f"{dataset}\n{url}".encode()).hexdigest()[:16], 16))
-    near = table.column("n_genes").to_numpy() < NEARLY_EMPTY
-    barcode = np.where(near, keys[:, 2], np.uint64(0))
-    return splitmix64(splitmix64(splitmix64(keys[:, 0] ^ place) ^ keys[:, 1]) ^ barcode)
+class _Cells(NamedTuple):
+    """Cells of one file: their rows and names, int64 and uint64 [n]."""
+
+    rows: I64
+    names: U64
+
+    def sorted(self) -> _Cells:
+        """Return them by row, each once."""
+        order = np.lexsort((self.names, self.rows))
+        rows, names = self.rows[order], self.names[order]
+        new = np.ones(rows.size, bool)
+        new[1:] = (rows[1:] != rows[:-1]) | (names[1:] != names[:-1])
+        return _Cells(rows[new], names[new])
+
+    def plus(self, others: _Cells) -> _Cells:
+        """Return these and others, by row."""
+        return _Cells(np.concatenate([self.rows, others.rows]), np.concatenate([self.names, others.names])).sorted()
+
+    def are_at(self, cells: _Cells) -> Mask:
+        """Return which cells are in these, which are sorted, by row and name."""
+        # Where what is read of the file changed, one row may have had several names: few, and mostly one.
+        found = np.zeros(cells.rows.size, bool)
+        first = np.searchsorted(self.rows, cells.rows, "left")
+        last = np.searchsorted(self.rows, cells.rows, "right")
+        for step in range(int((last - first).max(initial=0))):
+            at = np.minimum(first + step, self.rows.size - 1)
+            found |= (first + step < last) & (self.names[at] == cells.names)
+        return found
+
+    def are_among(self, cells: _Cells) -> Mask:
+        """Return which cells of a shard are these: by row and name, or by name where rows have other names now."""
+        at = self.are_at(cells)
+        are_rows_the_same = at.any() and not (np.isin(cells.rows, self.rows) & ~at).any()
+        return at if are_rows_the_same else np.isin(cells.names, self.names)
+
+
+class _Read:
+    """What cells of a shard are known by, read once.
+
+    Attributes
+    ----------
+    rows, names
+        int64 and uint64 [n_rows].
+    """
+
+    def __init__(self, storage: Storage, entry: ShardEntry, *, by_counts: bool) -> None:
+        if by_counts:
+            self._keys, self._table = shard_keys(storage, entry, "n_genes", "source_row")
+        else:
+            self._table = CellsFile(storage, entry).read(["barcode", "source_row"])
+        self.rows: I64 = self._table.column("source_row").to_numpy()
+        self.names = splitmix64(text_hashes(self._table.column("barcode")))
+
+    def counts(self, part: Part) -> U64:
+        """Return a number for what each cell is in its place: its counts, and where it is nearly empty its barcode."""
+        text = f"{part.dataset}\n{part.source_url}"
+        place = np.uint64(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
+        near = self._table.column("n_genes").to_numpy() < NEARLY_EMPTY
+        barcode = np.where(near, self._keys[:, 2], np.uint64(0))
+        return splitmix64(splitmix64(splitmix64(self._keys[:, 0] ^ place) ^ self._keys[:, 1]) ^ barcode)
+
+
+def _files(part: Part) -> str:
+    return part.files or part.source_sha256
 
 
 def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:
-    """Yield the cells of each data set, content and place of a file."""
+    """Yield the cells of each data set, content and place of files."""
     table = table.combine_chunks()
     codes = np.zeros(table.num_rows, np.int64)
     for name in _SOURCE:
@@ -234,5 +306,5 @@ def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         if rows.size:
             some = table.take(pa.array(rows))
-            dataset, sha256, url = (some[name][0].as_py() for name in _SOURCE)
-            yield dataset, sha256, url, some
+            dataset, files, url = (some[name][0].as_py() for name in _SOURCE)
+            yield dataset, files, url, some

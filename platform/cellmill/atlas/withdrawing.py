@@ -24,8 +24,8 @@ from cellmill.atlas.predicate import parse
 from cellmill.atlas.purging import purge
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
-from cellmill.atlas.standing import Gone, Standing
-from cellmill.atlas.taken import Taken
+from cellmill.atlas.standing import Gone, Standing, fulfilling, remember
+from cellmill.atlas.taken import SCHEMA, Taken
 from cellmill.atlas.unhiding import show_again
 from cellmill.atlas.withdrawals import Withdrawal, mark_wholly_withdrawn, read_predicate, record_withdrawal
 from cellmill.config import Config
@@ -134,13 +134,12 @@ def without_withdrawn(
     """
     found: list[ShardEntry] = []
     counts: dict[str, Counter[str]] = {}
+    remember(storage, withdrawals, entries)
     for entry in entries:
         gone = np.zeros(entry.n_rows, bool)
         numbers = []
         for one in withdrawals:
             rows = one.rows(storage, entry)
-            if rows.either.any():
-                one.take(storage, entry, rows.either)
             if (rows.either & ~gone).any():
                 numbers.append(one.number)
                 counted = counts.setdefault(entry.config_digest, Counter())
@@ -170,6 +169,7 @@ class _Plan:
         self._removed: list[U64] = []
         self._lost: dict[tuple[str, str], Part] = {}
         """Parts of compacted shards that lose cells, by what an ingestion plans."""
+        remember(storage, [standing], snapshot.shards, snapshot.stream)
         masks = snapshot.stream(lambda entry: standing.rows(storage, entry), snapshot.shards)
         for entry, rows in zip(snapshot.shards, masks, strict=True):
             if rows.either.any():
@@ -188,7 +188,6 @@ class _Plan:
         self._dropped += bool(gone.all())
         if vocabulary is None:
             return
-        self._standing.take(storage, entry, gone)
         keys, _ = shard_keys(storage, entry)
         self._removed.append(keys[gone & visible])
         number = self._withdrawal.number
@@ -298,10 +297,13 @@ def _fulfilling(atlas: Atlas, newest: Snapshot, withdrawal: Withdrawal) -> Stand
     """Return a withdrawal with the cells that fulfil it in any snapshot that is not forgotten."""
     older = Snapshot(atlas, newest.version, readable_shards(atlas, newest.version))
     found = Standing(withdrawal, Taken())
-    masks = older.stream(lambda entry: found.rows(atlas.storage, entry).told, older.shards)
-    for entry, rows in zip(older.shards, masks, strict=True):
-        if rows.any():
-            found.take(atlas.storage, entry, rows)
+    predicate = read_predicate(withdrawal.where)
+
+    def look(entry: ShardEntry) -> pa.Table:
+        rows = fulfilling(predicate, atlas.storage, entry)
+        return found.identities(atlas.storage, entry, rows) if rows.any() else SCHEMA.empty_table()
+
+    found.taken.add(pa.concat_tables([SCHEMA.empty_table(), *older.stream(look, older.shards)]))
     return found
 
 

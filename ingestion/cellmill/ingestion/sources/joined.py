@@ -79,6 +79,12 @@ class JoinedSource:
         self._rows = self._align()
         self._starts: dict[str, I64] = {}
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Digests of all files."""
+        found = [self.first.sha256, *(other.source.sha256 for other in self.others if not other.own)]
+        return tuple(dict.fromkeys(found))
+
     @cached_property
     def sha256(self) -> str:
         """Digest of the file; of several files, the digest of their digests, a line each."""
