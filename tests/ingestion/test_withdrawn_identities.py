@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.cell_marks import SCHEMA
 from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.compacting import compact
 from cellmill.atlas.exporting import export_arrow
 from cellmill.atlas.record import encode
 from cellmill.atlas.rollback import rollback
-from cellmill.atlas.taken import SCHEMA, Taken, read_taken
+from cellmill.atlas.taken import Taken, read_taken
 from cellmill.atlas.withdrawals import Withdrawal, lift
 from cellmill.atlas.withdrawing import remove
 from cellmill.errors import AtlasError, ConfigError, IntegrityError

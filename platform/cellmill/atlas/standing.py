@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cellmill.atlas.cell_marks import SCHEMA, identities
 from cellmill.atlas.cells import CATALOG, FIXED, CellsFile
 from cellmill.atlas.delta_log import Noted
 from cellmill.atlas.entry import ShardEntry
@@ -20,7 +21,7 @@ from cellmill.atlas.predicate import Predicate
 from cellmill.atlas.pruning import decide
 from cellmill.atlas.record import encode
 from cellmill.atlas.summary import facts
-from cellmill.atlas.taken import SCHEMA, Taken, identities, read_taken, write_taken
+from cellmill.atlas.taken import Taken, read_taken, write_taken
 from cellmill.atlas.withdrawals import Withdrawal, all_withdrawals, read_predicate
 from cellmill.errors import IntegrityError
 from cellmill.storage import Storage

@@ -20,35 +20,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cellmill.atlas.cell_keys import shard_keys, text_hashes
-from cellmill.atlas.cells import CellsFile
-from cellmill.atlas.content import splitmix64
+from cellmill.atlas.cell_marks import SCHEMA, CellMarks, files_of
 from cellmill.atlas.entry import ShardEntry
-from cellmill.atlas.part import Part
 from cellmill.atlas.part_rows import part_of_rows
-from cellmill.atlas.unhiding import NEARLY_EMPTY
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-
-SCHEMA = pa.schema(
-    [
-        ("dataset", pa.string()),
-        ("files", pa.string()),
-        ("source_url", pa.string()),
-        ("source_row", pa.int64()),
-        ("name", pa.uint64()),
-        ("counts", pa.uint64()),
-    ]
-)
-"""One row a cell.
-
-``files`` are the sha256 digests of the source's files, with blanks between, ``name`` is its barcode, mixed. ``counts``
-is missing where it is the same as in another row, and where counts do not matter.
-"""
 
 _SOURCE = SCHEMA.names[:3]
 _NONE = np.empty(0, np.uint64)
@@ -126,13 +106,13 @@ class Taken:
         """Return which rows of a shard are cells that were taken: bool [n_rows]."""
         found = np.zeros(entry.n_rows, bool)
         by_file = [
-            [self._cells[file] for file in _files(part).split() if file in self._cells] for part in entry.sources
+            [self._cells[file] for file in files_of(part).split() if file in self._cells] for part in entry.sources
         ]
         by_counts = [self._counts.get((part.dataset, part.source_url)) for part in entry.sources]
         if not any(by_file) and all(known is None for known in by_counts):
             return found
         part_of = part_of_rows(storage, entry)
-        read = _Read(storage, entry, by_counts=any(known is not None for known in by_counts))
+        read = CellMarks(storage, entry, by_counts=any(known is not None for known in by_counts))
         for number, part in enumerate(entry.sources):
             mine = np.flatnonzero(part_of == number)
             for known in by_file[number]:
@@ -151,35 +131,6 @@ class Taken:
             column_encoding={"source_row": "DELTA_BINARY_PACKED"},
         )  # fmt: skip
         return sink.getvalue()
-
-
-def identities(storage: Storage, entry: ShardEntry, rows: Mask, *, by_counts: bool) -> pa.Table:
-    """Return who some rows of a shard are, as `SCHEMA` has it.
-
-    Parameters
-    ----------
-    storage, entry
-        The shard.
-    rows : bool [n_rows]
-        Which rows.
-    by_counts
-        Whether they shall be known by their counts as well.
-    """
-    part_of = part_of_rows(storage, entry)
-    read = _Read(storage, entry, by_counts=by_counts)
-    found = []
-    for number, part in enumerate(entry.sources):
-        mine = rows & (part_of == number)
-        n = int(mine.sum())
-        if n:
-            columns = [
-                *(pa.repeat(value, n) for value in (part.dataset, _files(part), part.source_url)),
-                pa.array(read.rows[mine]),
-                pa.array(read.names[mine]),
-                pa.array(read.counts(part)[mine]) if by_counts else pa.nulls(n, pa.uint64()),
-            ]
-            found.append(pa.table(columns, schema=SCHEMA))
-    return pa.concat_tables(found) if found else SCHEMA.empty_table()
 
 
 def write_taken(storage: Storage, number: int, taken: Taken) -> str:
@@ -263,36 +214,6 @@ class _Cells(NamedTuple):
         at = self.are_at(cells)
         are_rows_the_same = at.any() and not (np.isin(cells.rows, self.rows) & ~at).any()
         return at if are_rows_the_same else np.isin(cells.names, self.names)
-
-
-class _Read:
-    """What cells of a shard are known by, read once.
-
-    Attributes
-    ----------
-    rows, names
-        int64 and uint64 [n_rows].
-    """
-
-    def __init__(self, storage: Storage, entry: ShardEntry, *, by_counts: bool) -> None:
-        if by_counts:
-            self._keys, self._table = shard_keys(storage, entry, "n_genes", "source_row")
-        else:
-            self._table = CellsFile(storage, entry).read(["barcode", "source_row"])
-        self.rows: I64 = self._table.column("source_row").to_numpy()
-        self.names = splitmix64(text_hashes(self._table.column("barcode")))
-
-    def counts(self, part: Part) -> U64:
-        """Return a number for what each cell is in its place: its counts, and where it is nearly empty its barcode."""
-        text = f"{part.dataset}\n{part.source_url}"
-        place = np.uint64(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
-        near = self._table.column("n_genes").to_numpy() < NEARLY_EMPTY
-        barcode = np.where(near, self._keys[:, 2], np.uint64(0))
-        return splitmix64(splitmix64(splitmix64(self._keys[:, 0] ^ place) ^ self._keys[:, 1]) ^ barcode)
-
-
-def _files(part: Part) -> str:
-    return part.files or part.source_sha256
 
 
 def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:

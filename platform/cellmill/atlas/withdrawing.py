@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cellmill.atlas.catalog import Change
 from cellmill.atlas.cell_keys import shard_keys
+from cellmill.atlas.cell_marks import SCHEMA
 from cellmill.atlas.clean_runs import with_clean_runs
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_index import HashIndex
@@ -25,7 +26,7 @@ from cellmill.atlas.purging import purge
 from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.standing import Gone, Standing, fulfilling, remember
-from cellmill.atlas.taken import SCHEMA, Taken
+from cellmill.atlas.taken import Taken
 from cellmill.atlas.unhiding import show_again
 from cellmill.atlas.withdrawals import Withdrawal, mark_wholly_withdrawn, read_predicate, record_withdrawal
 from cellmill.config import Config
