@@ -101,6 +101,16 @@ class ModalitySource(AnnDataGroupSource):
             frame[name] = pd.api.extensions.take(values, shifted, allow_fill=bool((mine < 0).any()))
         return frame
 
+    @translated(reading_hdf5)
+    def obs_blocks(self, columns: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of the chunks that are decoded as a whole, each column's in the table that has it."""
+        found = super().obs_blocks([])
+        for name in columns:
+            key, column = self._columns[name]
+            table = self._table("obs") if key == self.modality else self._other(key)[0]
+            found |= table.blocks([column])
+        return found
+
     @cached_property
     def _columns(self) -> dict[str, tuple[str, str]]:
         """Where each column is: in which table, and its name there."""
