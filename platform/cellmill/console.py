@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +15,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -35,10 +39,21 @@ def emit(payload: Mapping[str, Any], as_json: bool, render: Callable[[], None]) 
 
 
 @contextmanager
-def progress(total: int | None, description: str, unit: str = "cells") -> Iterator[Callable[[int], None]]:
+def progress(
+    total: int | None, description: str, unit: str = "cells", left: Callable[[], float | None] | None = None
+) -> Iterator[Callable[[int], None]]:
     """Show progress; yields a function to call with the number of units done since the last call.
 
     A terminal gets a bar with the time left, anything else a plain line every five seconds.
+
+    Parameters
+    ----------
+    total
+        Units of all the work, if that is known.
+    description, unit
+        What is being done, and to what.
+    left
+        Returns the seconds that are left, or None; by default, units go on as fast as they did.
     """
     if console.is_terminal:
         columns = (
@@ -47,18 +62,32 @@ def progress(total: int | None, description: str, unit: str = "cells") -> Iterat
             MofNCompleteColumn(),
             TextColumn(unit),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn() if left is None else _Left(left),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(description, total=total)
             yield lambda n: bar.update(task, advance=n)
         return
-    yield _PlainProgress(total, description, unit)
+    yield _PlainProgress(total, description, unit, left)
+
+
+class _Left(ProgressColumn):
+    """The time left, as somebody knows better than the bar."""
+
+    def __init__(self, left: Callable[[], float | None]) -> None:
+        super().__init__()
+        self._left = left
+
+    def render(self, task: Task) -> Text:
+        """Return it as hours, minutes and seconds."""
+        left = self._left()
+        return Text("-:--:--" if left is None else str(timedelta(seconds=round(left))), style="progress.remaining")
 
 
 class _PlainProgress:
-    def __init__(self, total: int | None, description: str, unit: str) -> None:
+    def __init__(self, total: int | None, description: str, unit: str, left: Callable[[], float | None] | None) -> None:
         self.total, self.description, self.unit = total, description, unit
+        self.left = left or self._left
         self.done = 0
         self.start = self.last = time.monotonic()
 
@@ -72,5 +101,10 @@ class _PlainProgress:
         elapsed = now - self.start
         rate = self.done / elapsed if elapsed > 0 else 0.0
         of = f" of {self.total:,}" if self.total is not None else ""
-        left = f", {(self.total - self.done) / rate:,.0f} s left" if self.total and rate > 0 and not finished else ""
-        console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{left}")
+        left = None if finished else self.left()
+        end = "" if left is None else f", {left:,.0f} s left"
+        console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{end}")
+
+    def _left(self) -> float | None:
+        elapsed = time.monotonic() - self.start
+        return elapsed * (self.total - self.done) / self.done if self.total and self.done else None

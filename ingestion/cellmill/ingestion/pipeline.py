@@ -137,10 +137,10 @@ def _ingest_leased(
     unchanged = tuple(plan.url for plan, is_here in zip(planned, here_already, strict=True) if is_here)
     check_columns(atlas.storage, plans, withdrawals, ())
     n_cells = sum(plan.n_cells for plan in plans)
-    with progress(n_cells, "ingesting") as advance:
-        work = Work(advance, n_cells)
-        tallies = _read(config, atlas, plans, backend, memory, work)
-        entries = _write(atlas, plans, tallies, backend, work)
+    work = Work(n_cells)
+    with progress(n_cells, "ingesting", left=work.left) as advance:
+        tallies = _read(config, atlas, plans, backend, memory, lambda cells: advance(work.read(cells)))
+        entries = _write(atlas, plans, tallies, backend, lambda cells, of: advance(work.written(cells, of)))
     done = commit(atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard)
     for report in done.reports:
         key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
@@ -164,7 +164,7 @@ def _read(
     plans: Sequence[SourcePlan],
     backend: Backend,
     memory: Source | None,
-    work: Work,
+    read_cells: Callable[[int], None],
 ) -> list[Tally]:
     """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
     for plan in plans:
@@ -178,7 +178,7 @@ def _read(
     try:
         for row in backend.map(read, read.n):
             tallies[int(row["source"])].add(row)
-            work.read(int(row["cells_in"]))
+            read_cells(int(row["cells_in"]))
         for tally in tallies:
             check_losses(config, tally.report())
     except CellmillError:
@@ -207,7 +207,11 @@ def check_losses(config: IngestConfig, report: DatasetReport) -> None:
 
 
 def _write(
-    atlas: Atlas, plans: Sequence[SourcePlan], tallies: Sequence[Tally], backend: Backend, work: Work
+    atlas: Atlas,
+    plans: Sequence[SourcePlan],
+    tallies: Sequence[Tally],
+    backend: Backend,
+    wrote_cells: Callable[[int, int], None],
 ) -> list[ShardEntry]:
     """Give ids to all features, then write all shards."""
     if not plans:
@@ -223,7 +227,7 @@ def _write(
         for row in backend.map(make, make.n):
             if row["entry"]:
                 entries.append((int(row["source"]), ShardEntry.model_validate_json(row["entry"])))
-                work.written(int(row["cells"]), n_cells)
+                wrote_cells(int(row["cells"]), n_cells)
     except IntegrityError:
         # What was staged is incomplete: the next run shall read everything again.
         for plan in plans:
