@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, NotSupportedError
 from obstore.store import from_url
 
 from cellmill.store_errors import ShortAnswerError
@@ -22,7 +22,7 @@ class EmptyFileError(Exception):
     """The file has no bytes."""
 
 
-_NO_RANGE = re.compile(r"416 Range Not Satisfiable|non-partial response")
+_NO_RANGE = re.compile(r"416 Range Not Satisfiable|non-partial response|bytes 0--1/0")
 
 
 def open_store(url: str) -> Any:
@@ -54,6 +54,10 @@ def fetch(store: Any, key: str, part: Any) -> bytes:
     try:
         found = store.get(key, options={"range": part})
         content = bytes(found.bytes())
+    except NotSupportedError:
+        # Azure knows no ranges from the end.
+        size = int(store.head(key)["size"])
+        return fetch(store, key, {"offset": max(0, size - part["suffix"])})
     except BaseError as error:
         # No range of an empty file can be satisfied.
         if isinstance(part, dict) and _NO_RANGE.search(str(error)) and not int(store.head(key)["size"]):

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container, Iterable
+from collections.abc import AsyncIterator, Container, Iterable, Sequence
+from typing import Protocol
 
 from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
-from cellmill.storage import Storage
+
+class Files(Protocol):
+    """A folder as `Storage` reads it."""
+
+    url: str
+
+    def get(self, key: str) -> bytes:
+        """Return all of a file."""
+        ...
+
+    def get_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+        """Return ranges of a file."""
+        ...
+
+    def get_tail(self, key: str, n: int) -> bytes:
+        """Return the end of a file."""
+        ...
 
 
 class StorageStore(Store):
-    """Files of a `Storage`, for reading.
+    """Files of a folder, for reading.
 
     Parameters
     ----------
@@ -26,7 +43,7 @@ class StorageStore(Store):
     supports_deletes = False
     supports_listing = False
 
-    def __init__(self, storage: Storage, keys: Container[str]) -> None:
+    def __init__(self, storage: Files, keys: Container[str]) -> None:
         super().__init__(read_only=True)
         self._storage, self._keys = storage, keys
 

@@ -54,16 +54,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(503)
             return
         data = file.read_bytes()
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        first, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, stop = int(first or 0), int(last) + 1 if last else len(data)
         self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         kind = "text/html" if path.endswith(".html") else "application/octet-stream"
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", str(stop - start))
         if self.tagged:
             self.send_header("ETag", f'"{hash(data):x}"')
         self.end_headers()
         if body:
-            part = data[start:]
+            part = data[start:stop]
             self.wfile.write(part[: len(part) // 2] if fault == "cut" else part)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -73,8 +76,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("cellmill.ingestion.sources.cache.time.sleep", lambda _: None)
-    monkeypatch.setattr("cellmill.ingestion.sources.remote._WEB_BLOCK", 4096)
+    monkeypatch.setattr("cellmill.ingestion.sources.remote.time.sleep", lambda _: None)
+    monkeypatch.setattr("cellmill.ingestion.sources.web_file._WEB_BLOCK", 4096)
     Handler.root, Handler.faults, Handler.asked, Handler.tagged = tmp_path / "www", {}, [], True
     Handler.root.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -375,16 +374,14 @@ def _readable(place: Place) -> Any:
     if place.is_local or is_web(place.location):
         # Not mapped: pages that were read would count as memory of this process until somebody else needs them.
         return pa.OSFile(str(place.local_path()))
-    folder, _, name = place.location.rpartition("/")
-    reader = obstore.open_reader(Place(folder).storage().store, name)
-    return pa.PythonFile(io.BufferedReader(_RemoteFile(reader), 1 << 20), mode="r")
+    return pa.PythonFile(io.BufferedReader(_RemoteFile(place), 1 << 20), mode="r")
 
 
 class _RemoteFile(io.RawIOBase):
     """An object of a store as Python's files are."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, place: Place) -> None:
+        self._place, self._position = place, 0
 
     def readable(self) -> bool:
         return True
@@ -393,14 +390,18 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._place.size or 0}[whence]
+        self._position = start + offset
+        return self._position
 
     def tell(self) -> int:
-        return int(self._reader.tell())
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        data = bytes(self._reader.read(len(buffer)))
+        stop = min(self._position + len(buffer), self._place.size or 0)
+        data = self._place.part(self._position, stop)
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
 

@@ -6,9 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
-import random
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +14,8 @@ from pathlib import Path
 from cellmill.console import progress
 from cellmill.errors import ConfigError, DownloadError, ResourceError
 from cellmill.ingestion.datasets.fetching import cache_folder, sha256_of
-from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, short
+from cellmill.ingestion.sources.remote import ATTEMPTS, Facts, RemoteFile, bare, patient, short
 
-_ATTEMPTS = 6
 _DEFAULT_GB = 100.0
 
 
@@ -107,18 +104,14 @@ def _download(remote: RemoteFile, facts: Facts, root: Path, key: str) -> Path:
         # Nothing says that what is there belongs to the same content.
         partial.unlink(missing_ok=True)
     _check_space(remote, facts, root)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            _append(remote, facts, partial)
-            break
-        except OSError as error:
-            if attempt == _ATTEMPTS:
-                raise DownloadError(
-                    f"The download failed {_ATTEMPTS} times: {short(error)}",
-                    where=bare(remote.url),
-                    fix="Check the network and run again: it goes on where it stopped.",
-                ) from error
-            time.sleep(0.1 * 2**attempt * (1 + random.random()))
+    try:
+        patient(lambda: _append(remote, facts, partial))
+    except OSError as error:
+        raise DownloadError(
+            f"The download failed {ATTEMPTS} times: {short(error)}",
+            where=bare(remote.url),
+            fix="Check the network and run again: it goes on where it stopped.",
+        ) from error
     digest = sha256_of(partial)
     target = root / "files" / digest
     size = partial.stat().st_size

@@ -5,11 +5,10 @@ from __future__ import annotations
 import fnmatch
 import glob
 
-from obstore.exceptions import BaseError
-
 from cellmill.errors import ConfigError, SourceError
+from cellmill.ingestion.sources.object_file import asked
 from cellmill.ingestion.sources.place import Place
-from cellmill.ingestion.sources.remote import is_web, short
+from cellmill.ingestion.sources.remote import is_web
 from cellmill.storage import Storage
 
 
@@ -52,10 +51,7 @@ def _match(folder: str, parts: list[str]) -> list[str]:
         if rest:
             return _match(f"{folder}/{here}", rest)
         return [f"{folder}/{here}"] if Place(f"{folder}/{here}").exists else []
-    try:
-        listed = Storage.open(folder).store.list_with_delimiter()
-    except BaseError as error:
-        raise SourceError(f"The store does not answer: {short(error)}", where=folder) from error
+    listed = asked(Storage.open(folder).store.list_with_delimiter, folder)
     folders = [path.rstrip("/").rpartition("/")[2] for path in listed["common_prefixes"]]
     files = [item["path"].rpartition("/")[2] for item in listed["objects"]]
     names = sorted({name for name in (folders if rest else [*folders, *files]) if fnmatch.fnmatchcase(name, here)})

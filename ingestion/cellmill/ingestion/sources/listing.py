@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 
-from obstore.exceptions import BaseError
-
-from cellmill.errors import SourceError
+from cellmill.ingestion.sources.object_file import asked
 from cellmill.ingestion.sources.place import Place
-from cellmill.ingestion.sources.remote import is_web, short
+from cellmill.ingestion.sources.remote import is_web
 
 
 def children(folder: Place) -> list[str]:
@@ -23,9 +21,6 @@ def children(folder: Place) -> list[str]:
         return sorted(os.listdir(folder.local_path()))
     if is_web(folder.location) or folder.is_opaque:
         return []
-    try:
-        listed = folder.storage().store.list_with_delimiter()
-    except BaseError as error:
-        raise SourceError(f"The store does not answer: {short(error)}", where=folder.url) from error
+    listed = asked(folder.storage.store.list_with_delimiter, folder.url)
     paths = [*listed["common_prefixes"], *(item["path"] for item in listed["objects"])]
     return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)

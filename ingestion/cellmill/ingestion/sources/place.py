@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from obstore.exceptions import BaseError
-
 from cellmill.errors import SourceError
 from cellmill.ingestion.datasets.fetching import sha256_of
 from cellmill.ingestion.sources.cache import cached, fetch, forget
-from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, remote_file, short
+from cellmill.ingestion.sources.object_file import ObjectFile, asked, facts_of
+from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, read_part
+from cellmill.ingestion.sources.web_file import HttpFile
 from cellmill.storage import Storage
 
 _OPAQUE = ("census:", "tiledb:")
@@ -122,8 +122,9 @@ class Place:
             # Without an ETag only the content itself says whether it is the same.
             return f"{self._known.size}-{self._known.tag}" if self._known.tag else f"sha256-{self.sha256}"
         if is_web(self.location):
-            return " ".join(f"{facts.size}-{facts.tag}" for mark in ZARR_MARKS if (facts := self.child_facts(mark)))
-        return _digest("\n".join(f"{name} {size} {tag}" for name, size, tag in self._listing))
+            found = [self.child(mark).facts() for mark in ZARR_MARKS]
+            return " ".join(f"{facts.size}-{facts.tag}" for facts in found if facts)
+        return stamp_of(self._listing)
 
     def head(self, n: int = 512) -> bytes:
         """Return the first bytes of a file."""
@@ -131,6 +132,10 @@ class Place:
             return self._first[:n]
         with self.local_path().open("rb") as file:
             return file.read(n)
+
+    def part(self, start: int, stop: int) -> bytes:
+        """Return bytes ``[start, stop)`` of a remote file, as it was when it was first looked at; see `read_part`."""
+        return read_part(self._remote, self._known, start, max(start, stop))
 
     def local_path(self) -> Path:
         """Return a path on this machine with the file's content; a remote file is fetched once a machine.
@@ -144,35 +149,16 @@ class Place:
         """
         return self._path if self._path is not None else self._fetched
 
+    @cached_property
     def storage(self) -> Storage:
-        """Return the folder's storage.
-
-        Raises
-        ------
-        ConfigError
-            It is on a web server, which cannot list files.
-        """
+        """The folder's storage."""
         return Storage.open(self.location)
-
-    def zarr_store(self) -> Any:
-        """Return a zarr store of the folder that refuses to write."""
-        if not is_web(self.location):
-            return self.storage().zarr_store("", read_only=True)
-        from obstore.store import HTTPStore
-        from zarr.storage import ObjectStore
-
-        plain = self.location.startswith("http://")
-        return ObjectStore(HTTPStore.from_url(self.location, client_options={"allow_http": plain}), read_only=True)
 
     @cached_property
     def sha256(self) -> str:
         """Digest of a file's bytes, or of the names and bytes of a folder's files; all of them are read."""
         if self.is_dir:
-            names = sorted(self.files())
-            if self.is_local:
-                return self.folder_sha256(names)
-            with ThreadPoolExecutor(_AT_ONCE) as pool:
-                return self.folder_sha256(names, pool.map)
+            return self.folder_sha256(self.files())
         path = self.local_path()
         digest = sha256_of(path)
         if self._path is None and digest != path.name:
@@ -184,66 +170,51 @@ class Place:
             )
         return digest
 
-    def files(self) -> dict[str, int]:
-        """Return the sizes of a folder's files by name; a web server lists none.
-
-        Raises
-        ------
-        ConfigError
-            It is on a web server.
-        """
-        if self._path is None:
-            return {name: size for name, size, _ in self._listing}
-        return {name: size for name, size, _ in _walk(self._path)}
+    def files(self) -> dict[str, Facts]:
+        """Return what is known of a folder's files, by name; a web server lists none."""
+        return self._listing if self._path is None else _walk(self._path)
 
     def has(self, name: str) -> bool:
         """Return whether a folder holds a file of that name."""
-        if is_web(self.location):
-            return self.child_facts(name) is not None
-        return self.storage().exists(name)
+        return self.storage.exists(name) if self.is_local else self.child(name).facts() is not None
 
-    def get(self, name: str) -> bytes:
-        """Return the bytes of a folder's file.
-
-        Raises
-        ------
-        SourceError
-            There is none.
-        """
+    def child(self, name: str) -> RemoteFile:
+        """Return a file of a remote folder."""
         if not is_web(self.location):
-            return self.storage().get(name)
-        remote = self._child(name)
-        facts = remote.facts()
-        if facts is None:
-            raise SourceError("There is no such file.", where=f"{self.url}/{name}")
-        try:
-            return b"".join(block for _, block in remote.blocks(0, facts))
-        except OSError as error:
-            raise SourceError(f"The server does not answer: {short(error)}", where=f"{self.url}/{name}") from error
+            return ObjectFile(self.storage, name)
+        parts = urlsplit(self.location)
+        return HttpFile(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
 
-    def child_facts(self, name: str) -> Facts | None:
-        """Return what a web server says of a file of a folder, None if there is none."""
-        return self._child(name).facts()
-
-    def folder_sha256(self, names: Iterable[str], over: Callable[..., Iterable[str]] = map) -> str:
+    def folder_sha256(self, files: Mapping[str, Facts]) -> str:
         """Return the digest of names and bytes of a folder's files.
 
         Parameters
         ----------
-        names
-            Names of the files, sorted.
-        over
-            Applies a function to each, in order, perhaps several at once.
+        files
+            What is known of them.
+
+        Raises
+        ------
+        SourceError, DownloadError
+            A file cannot be read, or is not what it was.
         """
-        names = list(names)
-        digest = hashlib.sha256()
-        for name, part in zip(names, over(lambda name: hashlib.sha256(self.get(name)).hexdigest(), names), strict=True):
-            digest.update(f"{name}\0{part}\n".encode())
+
+        def of(name: str) -> str:
+            content = self.storage.get(name) if self.is_local else read_part(self.child(name), files[name])
+            return hashlib.sha256(content).hexdigest()
+
+        names, digest = sorted(files), hashlib.sha256()
+        with ThreadPoolExecutor(1 if self.is_local else _AT_ONCE) as pool:
+            for name, part in zip(names, pool.map(of, names), strict=True):
+                digest.update(f"{name}\0{part}\n".encode())
         return digest.hexdigest()
 
     @cached_property
     def _remote(self) -> RemoteFile:
-        return remote_file(self.location)
+        if is_web(self.location):
+            return HttpFile(self.location)
+        parent, _, key = self.location.rpartition("/")
+        return ObjectFile(Storage.open(parent), key)
 
     @cached_property
     def _facts(self) -> Facts | None:
@@ -261,28 +232,23 @@ class Place:
 
     @cached_property
     def _first(self) -> bytes:
-        try:
-            return next(self._remote.blocks(0, self._known), (0, b""))[1][:_HEAD]
-        except OSError:
-            # Fetching tries again.
-            with self._fetched.open("rb") as file:
-                return file.read(_HEAD)
+        size = self._known.size
+        return read_part(self._remote, self._known, 0, _HEAD if size is None else min(_HEAD, size))
 
     @cached_property
-    def _listing(self) -> list[tuple[str, int, str]]:
-        try:
-            pages = list(self.storage().store.list())
-        except BaseError as error:
-            raise SourceError(
-                f"The store does not answer: {short(error)}",
-                where=self.url,
-                fix="Check the bucket's name, and the endpoint and credentials in the environment.",
-            ) from error
-        return sorted((i["path"], i["size"], i["e_tag"] or str(i["last_modified"])) for page in pages for i in page)
+    def _listing(self) -> dict[str, Facts]:
+        pages = asked(lambda: list(self.storage.store.list()), self.url)
+        return {item["path"]: facts_of(item) for item in sorted((i for page in pages for i in page), key=_path)}
 
-    def _child(self, name: str) -> RemoteFile:
-        parts = urlsplit(self.location)
-        return remote_file(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
+
+def _path(item: Any) -> str:
+    return str(item["path"])
+
+
+def stamp_of(files: Mapping[str, Facts]) -> str:
+    """Return what changes when any file of a folder does."""
+    lines = "\n".join(f"{name} {facts.size} {facts.tag}" for name, facts in files.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _stamp(path: Path) -> str:
@@ -290,21 +256,17 @@ def _stamp(path: Path) -> str:
         if not path.is_dir():
             found = path.stat()
             return f"{found.st_size}-{found.st_mtime_ns}"
-        return _digest("\n".join(f"{name} {size} {time}" for name, size, time in _walk(path)))
+        return stamp_of(_walk(path))
     except OSError:
         return ""
 
 
-def _walk(folder: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of all files below a folder, sorted."""
-    found = []
+def _walk(folder: Path) -> dict[str, Facts]:
+    """Return size and time of change of all files below a folder, by name, sorted."""
+    found = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(parent, name)
             facts = os.stat(path)
-            found.append((os.path.relpath(path, folder), facts.st_size, facts.st_mtime_ns))
-    return sorted(found)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+            found[os.path.relpath(path, folder)] = Facts(facts.st_size, str(facts.st_mtime_ns))
+    return dict(sorted(found.items()))

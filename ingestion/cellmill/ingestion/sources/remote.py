@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
-import requests
-from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
-from obstore.exceptions import PreconditionError as ChangedError
-
 from cellmill.errors import DownloadError, SourceError
-from cellmill.storage import Storage
 
-_BLOCK = 1 << 24
-_WEB_BLOCK = 1 << 20
-_CONNECT_S, _READ_S = 15, 60
-_PLAIN = {"Accept-Encoding": "identity"}
+T = TypeVar("T")
+ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,17 @@ class RemoteFile(Protocol):
         """Return what is known of it, None if there is no such file."""
         ...
 
-    def blocks(self, start: int, facts: Facts) -> Iterator[tuple[int, bytes]]:
+    def blocks(self, start: int, facts: Facts, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Yield (position, bytes) from `start` on, or from the beginning where the server cannot continue.
+
+        Parameters
+        ----------
+        start
+            Where to begin.
+        facts
+            What is known of the file: bytes of another content are never yielded.
+        stop
+            Where to end; what lies behind may be yielded nevertheless.
 
         Raises
         ------
@@ -58,85 +62,51 @@ class RemoteFile(Protocol):
         ...
 
 
-class ObjectFile:
-    """A file in an object store."""
+def read_part(file: RemoteFile, facts: Facts, start: int = 0, stop: int | None = None) -> bytes:
+    """Return bytes ``[start, stop)`` of a file, all of them, and of no other content than is known.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        parent, _, self._key = url.rpartition("/")
-        self._store = Storage.open(parent).store
+    Raises
+    ------
+    SourceError
+        The file ends before.
+    DownloadError
+        It was changed, or the server does not send it in full, time after time.
+    """
+    stop = facts.size if stop is None else stop
+    if stop is not None and facts.size is not None and stop > facts.size:
+        what = f"The file ends before byte {stop:,}."
+        raise SourceError(what, where=bare(file.url), fix="Fetch or copy it again as a whole.")
+    if stop == start:
+        return b""
 
-    def facts(self) -> Facts | None:
-        """See `RemoteFile`."""
+    def ask() -> bytes:
+        found = bytearray()
+        for position, block in file.blocks(start, facts, stop):
+            found += block[max(0, start - position) :]
+            if stop is not None and len(found) >= stop - start:
+                break
+        if stop is not None and len(found) < stop - start:
+            raise OSError(f"{len(found):,} bytes came of {stop - start:,}")
+        return bytes(found if stop is None else found[: stop - start])
+
+    try:
+        return patient(ask)
+    except OSError as error:
+        raise DownloadError(
+            f"It was asked for {ATTEMPTS} times and did not come: {short(error)}",
+            where=bare(file.url),
+            fix="Check the network and run again.",
+        ) from error
+
+
+def patient(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """Return what `ask` returns; where it raises `OSError` it is asked again, a few times, with growing pauses."""
+    for attempt in range(1, attempts):
         try:
-            found = self._store.head(self._key)
-        except (FileNotFoundError, NotFoundError):
-            return None
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise SourceError(
-                "The store refuses access.", where=self.url, fix="Check the credentials in the environment."
-            ) from error
-        except BaseError as error:
-            raise SourceError(f"The store does not answer: {short(error)}", where=self.url) from error
-        return Facts(int(found["size"]), found["e_tag"] or str(found["last_modified"]))
-
-    def blocks(self, start: int, facts: Facts) -> Iterator[tuple[int, bytes]]:
-        """See `RemoteFile`."""
-        assert facts.size is not None
-        for first in range(start, facts.size, _BLOCK):
-            wanted = {"range": (first, min(first + _BLOCK, facts.size)), "if_match": facts.tag or None}
-            try:
-                yield first, bytes(self._store.get(self._key, options=wanted).bytes())
-            except ChangedError as error:
-                raise changed(self.url) from error
-            except BaseError as error:
-                raise OSError(short(error)) from error
-
-
-class HttpFile:
-    """A file on a web server."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def facts(self) -> Facts | None:
-        """See `RemoteFile`."""
-        try:
-            answer = requests.head(self.url, timeout=(_CONNECT_S, _READ_S), allow_redirects=True, headers=_PLAIN)
-            if answer.status_code in (403, 405, 501):
-                # Some servers, and URLs signed for one method, answer GET alone.
-                with requests.get(self.url, stream=True, timeout=(_CONNECT_S, _READ_S), headers=_PLAIN) as answer:
-                    pass
-        except requests.RequestException as error:
-            raise SourceError(f"The server does not answer: {short(error)}", where=bare(self.url)) from error
-        if answer.status_code in (404, 410):
-            return None
-        _refuse_pages(answer, self.url)
-        return _facts(answer)
-
-    def blocks(self, start: int, facts: Facts) -> Iterator[tuple[int, bytes]]:
-        """See `RemoteFile`."""
-        headers = dict(_PLAIN)
-        if start and facts.tag:
-            headers |= {"Range": f"bytes={start}-", "If-Range": facts.tag}
-        try:
-            with requests.get(self.url, stream=True, timeout=(_CONNECT_S, _READ_S), headers=headers) as answer:
-                if answer.status_code >= 500:
-                    raise OSError(f"HTTP {answer.status_code}")
-                _refuse_pages(answer, self.url)
-                position = start if answer.status_code == 206 else 0
-                if position == 0 and _facts(answer) != facts:
-                    raise changed(self.url)
-                for block in answer.iter_content(_WEB_BLOCK):
-                    yield position, block
-                    position += len(block)
-        except requests.RequestException as error:
-            raise OSError(short(error)) from error
-
-
-def remote_file(url: str) -> RemoteFile:
-    """Return the file behind a URL."""
-    return HttpFile(url) if is_web(url) else ObjectFile(url)
+            return ask()
+        except OSError:
+            time.sleep(0.1 * 2**attempt * (1 + random.random()))
+    return ask()
 
 
 def is_web(url: str) -> bool:
@@ -164,20 +134,3 @@ def changed(url: str) -> DownloadError:
 def short(error: Exception) -> str:
     """Return the first line of an error's text."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-
-
-def _facts(answer: requests.Response) -> Facts:
-    length = answer.headers.get("Content-Length")
-    size = int(length) if length is not None and "Content-Encoding" not in answer.headers else None
-    return Facts(size, answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
-
-
-def _refuse_pages(answer: requests.Response, url: str) -> None:
-    kind = answer.headers.get("Content-Type", "")
-    # A page of HTML under a 2xx status is a log-in or a test for robots, not data.
-    if answer.status_code not in (200, 206) or kind.startswith("text/html"):
-        raise DownloadError(
-            f"The server did not send the file (HTTP {answer.status_code}, {kind or 'no content type'}).",
-            where=bare(url),
-            fix="Open the URL in a browser: it may need a log-in, or be the page about the file, or of its folder.",
-        )

@@ -236,7 +236,7 @@ class SomaSource:
             # Nothing can be listed; a release of the Census does not change, and carries its date.
             lines += [self._place.location, *(f"{place} {self._stored(place)}" for place in self.places())]
         else:
-            storage = self._place.storage()
+            storage = self._place.storage
             folders = ["obs", *(f"ms/{name}/{part}" for name in measurements for part in ("var", "X"))]
             lines += [key for folder in folders for key in storage.list(folder) if _CONTENT.search(key)]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import zarr
 from zarr.storage import ZipStore
 
+from cellmill.atlas.zarr_bridge import StorageStore
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import LARGEST_BLOCK, SUSPICIOUS_BYTES, SUSPICIOUS_RATIO
-from cellmill.ingestion.sources.place import ZARR_MARKS, Place
-from cellmill.ingestion.sources.remote import is_web, short
+from cellmill.ingestion.sources.place import ZARR_MARKS, Place, stamp_of
+from cellmill.ingestion.sources.remote import Facts, is_web, read_part, short
+from cellmill.ingestion.sources.remote_folder import RemoteFolder
 from cellmill.ingestion.sources.zarr_claims import part_keys
 
 _ZIP = b"PK\x03\x04"
@@ -81,10 +82,19 @@ def zarr_files(place: Place) -> ZarrFiles:
 def _files(place: Place) -> ZarrFiles:
     if not place.is_dir:
         return _zipped(place)
-    store = place.zarr_store()
     if is_web(place.location):
-        return _on_the_web(place, store)
-    return ZarrFiles(place.url, store, "", place.files(), False, place.stamp, lambda: place.sha256)
+        return _on_the_web(place)
+    files = place.files()
+    store = place.storage.zarr_store("", read_only=True) if place.is_local else _remote(place, files)
+    return ZarrFiles(place.url, store, "", _sizes(files), False, place.stamp, lambda: place.sha256)
+
+
+def _remote(place: Place, files: Mapping[str, Facts]) -> StorageStore:
+    return StorageStore(RemoteFolder(place.url, place.child, files), files)
+
+
+def _sizes(files: Mapping[str, Facts]) -> dict[str, int]:
+    return {name: facts.size or 0 for name, facts in files.items()}
 
 
 def _zipped(place: Place) -> ZarrFiles:
@@ -119,28 +129,46 @@ def _prefix_in(place: Place) -> str | None:
     return top if top and any(f"{top}/{mark}" in names for mark in ZARR_MARKS) else None
 
 
-def _on_the_web(place: Place, store: Any) -> ZarrFiles:
+def _on_the_web(place: Place) -> ZarrFiles:
     """Ask for every file that there may be: a web server lists none."""
-    names = [*_metadata_names(place), *_chunk_names(place, store)]
+    about = _look(place, ZARR_MARKS)
+    about = _look(place, _metadata_names(place, about))
+    files = dict(sorted({**about, **_look(place, _chunk_names(place, _remote(place, about)))}.items()))
+    if untold := next((name for name, facts in files.items() if not facts.tag), ""):
+        raise SourceError(
+            f"The server gives neither ETag nor time of change of {untold}, so nothing would tell a change.",
+            where=place.url,
+            fix="Fetch it as a whole, and give the folder.",
+        )
+    return ZarrFiles(
+        place.url,
+        _remote(place, files),
+        "",
+        _sizes(files),
+        True,
+        stamp_of(files),
+        lambda: place.folder_sha256(files),
+    )
+
+
+def _look(place: Place, names: Iterable[str]) -> dict[str, Facts]:
+    """Return what is known of those files that there are."""
+    names = list(names)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = dict(zip(names, pool.map(place.child_facts, names), strict=True))
-    facts = {name: one for name, one in found.items() if one is not None}
-    lines = "\n".join(f"{name} {one.size} {one.tag}" for name, one in sorted(facts.items()))
-
-    def sha256() -> str:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return place.folder_sha256(sorted(facts), pool.map)
-
-    sizes = {name: one.size or 0 for name, one in facts.items()}
-    return ZarrFiles(place.url, store, "", sizes, True, hashlib.sha256(lines.encode()).hexdigest(), sha256)
+        found = pool.map(lambda name: place.child(name).facts(), names)
+        return {name: facts for name, facts in zip(names, found, strict=True) if facts is not None}
 
 
-def _metadata_names(place: Place) -> list[str]:
+def _metadata_names(place: Place, marks: Mapping[str, Facts]) -> list[str]:
     """Return the names of the files with metadata, as the consolidated metadata lists them."""
+
+    def read(name: str) -> Any:
+        return json.loads(read_part(place.child(name), marks[name]))
+
     try:
-        if place.child_facts(".zmetadata") is not None:
-            return [".zmetadata", *json.loads(place.get(".zmetadata"))["metadata"]]
-        about = json.loads(place.get("zarr.json"))
+        if ".zmetadata" in marks:
+            return [".zmetadata", *read(".zmetadata")["metadata"]]
+        about = read("zarr.json")
         return ["zarr.json", *(f"{path}/zarr.json" for path in about["consolidated_metadata"]["metadata"])]
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(
