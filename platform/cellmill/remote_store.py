@@ -17,6 +17,9 @@ RETRIES = 5
 RETRY_S = 60
 """How often, and for how long, one request is tried again."""
 
+SILENCE_S = 30.0
+"""How long a connection may bring nothing."""
+
 
 class EmptyFileError(Exception):
     """The file has no bytes."""
@@ -41,7 +44,12 @@ def open_store(url: str) -> Any:
             "retry_timeout": timedelta(seconds=RETRY_S),
             "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
         },
-        client_options={"timeout": "600s", "read_timeout": "30s", "connect_timeout": "10s", "allow_http": plain},
+        client_options={
+            "timeout": "600s",
+            "read_timeout": timedelta(seconds=SILENCE_S),
+            "connect_timeout": "10s",
+            "allow_http": plain,
+        },
     )
 
 

@@ -13,12 +13,17 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from tests.faults.s3_server import _end_with_parent
 
 FAULTS = ("500 before", "503 before", "reset before", "500 after", "reset after", "cut", "short", "slow")
 """Before or after the request has reached the server; an answer that breaks off, or that says it is shorter."""
+
+SILENT = ("never", "stalls")
+"""No answer, or half of one, on a connection that stays open."""
+
+# Two more are no faults of a web server: "whole", which knows no ranges, and "untagged", which gives no ETag or time.
 
 
 class Proxy(ThreadingHTTPServer):
@@ -72,7 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset before":
             self._reset()
             return
+        if fault == "never":
+            self._wait()
+            return
+        if fault == "whole":
+            del self.headers["Range"]
         status, headers, content = self._forward(body)
+        if fault == "untagged":
+            headers = {name: value for name, value in headers.items() if name.lower() not in ("etag", "last-modified")}
         if fault == "500 after":
             self._answer(500, {}, b"<Error><Code>InternalError</Code></Error>")
         elif fault == "reset after":
@@ -80,6 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "cut" and len(content) > 1:
             self._answer(status, headers, content, sent=content[: len(content) // 2])
             self._reset()
+        elif fault == "stalls" and self.command == "GET" and len(content) > 1:
+            self._answer(status, headers, content, sent=content[: len(content) // 2])
+            self._wait()
         elif fault == "short" and self.command == "GET" and len(content) > 1:
             self._answer(status, headers, content[: len(content) // 2])
         else:
@@ -91,7 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(self.server.target, timeout=60)
-        connection.request(self.command, self.path, body, dict(self.headers))
+        path, headers = _of_amazon(self.path, dict(self.headers))
+        connection.request(self.command, path, body, headers)
         answer = connection.getresponse()
         content = answer.read()
         drop = ("connection", "transfer-encoding", "date", "server")
@@ -112,11 +128,28 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content if sent is None else sent)
 
+    def _wait(self) -> None:
+        self.wfile.flush()
+        self.connection.recv(1)
+        self.close_connection = True
+
     def _reset(self) -> None:
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
+
+
+def _of_amazon(path: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """Return path and headers as an S3 server knows them; those of Google's store, of the same XML, are others."""
+    signed = "AWS4" in headers.get("authorization", "")
+    if headers.get("user-agent", "").startswith("object_store/") and not signed:
+        headers["authorization"] = "AWS4-HMAC-SHA256 Credential=testing/20260101/us-east-1/s3/aws4_request"
+        name, mark, query = path.partition("?")
+        path = f"{quote(unquote(name))}{mark}{query}"
+    if headers.pop("x-goog-if-generation-match", "") == "0":
+        headers["If-None-Match"] = "*"
+    return path, headers
 
 
 def main() -> None:

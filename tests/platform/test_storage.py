@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError, NotSupportedError
+from obstore.store import MemoryStore
 
 from cellmill.errors import ConfigError, SourceError, StorageError
+from cellmill.remote_store import EmptyFileError, fetch
 from cellmill.storage import Storage
 
 
@@ -49,6 +53,32 @@ def test_errors(tmp_path: Path) -> None:
         Storage.open("s3://bucket/prefix").local_path("a")
     with pytest.raises(ValueError, match="whole"):
         Storage.open(tmp_path).delete_tree("")
+
+
+class OfAzure:
+    """A store that knows no ranges from the end, and that names a part of an empty file strangely."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+
+    def head(self, key: str) -> Any:
+        return self.store.head(key)
+
+    def get(self, key: str, options: Any) -> Any:
+        if "suffix" in options["range"]:
+            raise NotSupportedError("Azure does not support suffix range requests.")
+        if not self.store.head(key)["size"]:
+            raise GenericError('Failed to parse value for CONTENT_RANGE header: "bytes 0--1/0"')
+        return self.store.get(key, options=options)
+
+
+def test_ends_of_files_where_no_ranges_from_the_end_are_known() -> None:
+    store = OfAzure()
+    store.store.put("a", b"0123456789")
+    store.store.put("empty", b"")
+    assert [fetch(store, "a", {"suffix": n}) for n in (3, 10, 99)] == [b"789", b"0123456789", b"0123456789"]
+    with pytest.raises(EmptyFileError):
+        fetch(store, "empty", {"suffix": 3})
 
 
 def test_travels_between_processes(tmp_path: Path) -> None:

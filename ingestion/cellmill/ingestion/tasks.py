@@ -17,7 +17,7 @@ from cellmill.ingestion.backend import Row
 from cellmill.ingestion.chunk import ChunkResult, process_chunk
 from cellmill.ingestion.config import QualityConfig
 from cellmill.ingestion.merging import Merged
-from cellmill.ingestion.opening import open_source
+from cellmill.ingestion.opening import check_unchanged, open_source
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.sources import Source
 from cellmill.storage import Storage
@@ -62,6 +62,8 @@ class ReadChunk:
         source = open_source(plan) if self.memory is None else self.memory
         start, stop = plan.chunks[chunk]
         result = process_chunk(plan, source, start, stop, self.quality)
+        if self.memory is None:
+            check_unchanged(plan)
         sizes = np.zeros(plan.n_shards, np.int64)
         for shard, block in result.blocks.items():
             sizes[shard] = block.rank.size

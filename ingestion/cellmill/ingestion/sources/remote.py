@@ -13,6 +13,7 @@ from cellmill.errors import DownloadError, SourceError
 
 T = TypeVar("T")
 ATTEMPTS = 6
+_FIRST_PAUSE_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def patient(ask: Callable[[], T], attempts: int = ATTEMPTS) -> T:
         try:
             return ask()
         except OSError:
-            time.sleep(0.1 * 2**attempt * (1 + random.random()))
+            time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1) * (1 + random.random()))
     return ask()
 
 

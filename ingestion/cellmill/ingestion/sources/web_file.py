@@ -75,8 +75,11 @@ class HttpFile:
     def _position(self, answer: requests.Response, facts: Facts) -> int:
         """Return where an answer begins, once it is known to be of the content that is wanted."""
         if answer.status_code == 200:
-            if _facts(answer) != facts:
+            said = _facts(answer)
+            if said.tag != facts.tag or (said.size != facts.size and not facts.tag):
                 raise changed(self.url)
+            if said.size != facts.size:
+                raise OSError(f"the server sends {said.size} of {facts.size} bytes")
             return 0
         found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if found is None:
