@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -110,7 +110,7 @@ class AtlasMachine(RuleBasedStateMachine):
         """Return whether a cell is withdrawn: it has such a donor, or a withdrawal took its content from the file."""
         return cell[1] in self.withdrawn.values() or any((source, cell[0]) in some for some in self.taken.values())
 
-    def take(self, source: str, cells: Iterable[Cell]) -> None:
+    def take(self, source: str, cells: Sequence[Cell]) -> None:
         for number, donor in self.withdrawn.items():
             self.taken[number] |= {(source, content) for content, label in cells if label == donor}
 
@@ -127,6 +127,18 @@ class AtlasMachine(RuleBasedStateMachine):
     )
     def ingest(self, source: str, revision: int, column: str) -> None:
         """Add a file, change it, take another column for its donors, or ingest the same once more."""
+        self.bring(source, revision, column)
+
+    @precondition(lambda self: self.is_relabelled)
+    @rule(source=st.sampled_from(sorted(SOURCES)), revision=st.integers(0, N_REVISIONS - 1), step=st.integers(0, 1))
+    def withdraw_and_relabel(self, source: str, revision: int, step: int) -> None:
+        """Withdraw a donor of a file, and bring the file again under other donors, or a later version of it."""
+        self.bring(source, revision, COLUMNS[0])
+        if source in self.present:
+            self.drop(min(donor for _, donor in self.present[source]))
+            self.bring(source, (revision + step) % N_REVISIONS, COLUMNS[1])
+
+    def bring(self, source: str, revision: int, column: str) -> None:
         self.write(source, revision)
         result = ingest(self.config(source, column))
         cells = self.cells_of(source, revision, column)
@@ -167,16 +179,18 @@ class AtlasMachine(RuleBasedStateMachine):
 
     @rule(donor=st.sampled_from(DONORS))
     def withdraw(self, donor: str) -> None:
-        done = remove(self.atlas, f"donor = '{donor}'", "consent") if self.has_donors() else None
-        if done is None:
-            return
+        if self.has_donors():
+            self.drop(donor)
+
+    def drop(self, donor: str) -> None:
+        done = remove(self.atlas, f"donor = '{donor}'", "consent")
         if donor not in self.withdrawn.values():
             self.n_withdrawals += 1
             self.withdrawn[self.n_withdrawals] = donor
             self.taken[self.n_withdrawals] = set()
         for version in self.snapshots.keys() - self.forgotten:
             for source, cells in self.snapshots[version].items():
-                self.take(source, (cell for cell in cells if cell[1] == donor))
+                self.take(source, [cell for cell in cells if cell[1] == donor])
         kept = {name: frozenset(c for c in cells if not self.is_gone(name, c)) for name, cells in self.present.items()}
         self.present = {name: cells for name, cells in kept.items() if cells}
         self.note(done.snapshot, "withdraw")
