@@ -34,7 +34,7 @@ lint: $(VENV)/.dev  ## Check style, types and the direction of imports
 test: lint  ## Run every check and test (below 12 minutes on 2 cores)
 	$(BIN)/python -m pip check
 	$(BIN)/python -c "from ray import serve"
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -n 2 -m 'not soak'
 
 soak: $(VENV)/.dev  ## Run what takes long: counts and loads, written to benchmarks/results
 	$(BIN)/python -m pytest -m soak

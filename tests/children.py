@@ -5,11 +5,9 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing.context import ForkServerContext
 
-_PRELOADED = ["cellmill.ingestion.pipeline", "cellmill.genes", "cellmill.storage", "anndata", "h5py", "zarr"]
-
 
 def forkserver() -> ForkServerContext:
     """Return the context. A plain fork would take over locks of stores whose threads do not survive it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(["tests.warm"])
     return context

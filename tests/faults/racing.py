@@ -17,6 +17,7 @@ import anndata as ad
 
 from cellmill.atlas import Atlas
 from cellmill.ingestion import ingest, pipeline
+from tests import warm  # noqa: F401 - loads what its children need
 from tests.ingestion.cells import config, make_adata, write
 
 COMMON, OWN = 6, 8

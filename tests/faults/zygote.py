@@ -18,6 +18,7 @@ from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import IngestConfig, ingest, pipeline
 from cellmill.ingestion.sources import registry
+from tests import warm  # noqa: F401 - loads what its children need
 from tests.faults.points import Point, Points
 
 LEASE_S = 1.0

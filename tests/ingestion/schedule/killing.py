@@ -7,7 +7,6 @@ was skipped. It never touches a store itself: their threads do not survive a for
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -17,10 +16,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 from unittest import mock
 
-import numpy as np
-
 from cellmill.atlas.atlas import Atlas
-from cellmill.atlas.content import content_hash, feature_keys
 from cellmill.config import parse_config
 from cellmill.ingestion import commit, pipeline
 from cellmill.ingestion.schedule import loop, tick
@@ -29,6 +25,7 @@ from cellmill.ingestion.schedule.loop import Scheduler
 from cellmill.ingestion.schedule.setting import Setting
 from cellmill.ingestion.schedule.state import StateStore
 from cellmill.storage import Storage
+from tests import warm  # noqa: F401 - loads what its children need
 from tests.ingestion.schedule.clockwork import FakeClock
 
 POINTS: dict[str, tuple[Any, str, bool]] = {
@@ -45,10 +42,6 @@ POINTS: dict[str, tuple[Any, str, bool]] = {
     "at any write": (Storage, "put", True),
 }
 """Owner and name of a function, and whether the point is before it or after."""
-
-
-WARM = ("anndata.io", "deltalake", "obstore.store", "scipy.linalg", "zarr.storage", "cellmill.ingestion.sources.h5ad")
-"""What is imported late otherwise, in every child again."""
 
 
 def arm(point: str, passing: int) -> None:
@@ -72,9 +65,6 @@ def arm(point: str, passing: int) -> None:
 def main() -> None:
     # Plots of runs are not what is tested here, and most of the time would go into them.
     mock.patch.object(pipeline, "write_run", lambda config, *_: config.output).start()
-    for module in WARM:
-        importlib.import_module(module)
-    content_hash(np.array([0, 1]), np.array([0]), np.array([1]), feature_keys(["compiled code is loaded once"]))
     for line in sys.stdin:
         order = json.loads(line)
         config = parse_config(ScheduleConfig, order["config"], where="test")

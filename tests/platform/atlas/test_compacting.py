@@ -219,11 +219,14 @@ def test_a_run_that_was_cut_off_goes_on(atlas: Atlas, tmp_path: Path, monkeypatc
         made.append(seal_shard(*arguments))
         return made[-1]
 
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setattr("cellmill.atlas.mixed_shard.seal_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         compact(atlas, shard_cells=40)
     assert atlas.snapshot().version == 1
-    assert not list(Path(tempfile.gettempdir()).glob("cellmill-compact-*/*.data"))
+    assert not list(temporary.glob("*/*.data"))
     # What is complete stays; what was damaged since is written again.
     damaged = Path(atlas.url) / made[0].shard_path / "X/data/c/0"
     damaged.write_bytes(damaged.read_bytes()[:-1])

@@ -18,6 +18,7 @@ from tests.platform.stream.two_nodes import TOKENS, digest
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_cells_are_tokenised_on_the_node_without_trainers(tmp_path: Path) -> None:
     atlas = Atlas.create(tmp_path / "atlas")
     atlas.commit([add_shard(atlas, name, random_counts(4096, 1200, seed=i)) for i, name in enumerate(["one", "two"])])
