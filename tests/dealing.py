@@ -12,7 +12,7 @@ _STARTS_RAY = re.compile(r"\bray_cluster\b|\bmark\.ray\b")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
-class Dealing(LoadScopeScheduling):  # type: ignore[misc] - it has no types
+class Dealing(LoadScopeScheduling):  # type: ignore[misc]
     """Clusters of one machine take each other's cores and wait for each other, so there is one at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
