@@ -60,6 +60,10 @@ def no_genes(path: Path) -> None:
     write(adata, path)
 
 
+def no_columns(path: Path) -> None:
+    write(make_adata()[:, :0].copy(), path)
+
+
 def empty_matrix(path: Path) -> None:
     adata = make_adata()
     adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
@@ -117,6 +121,7 @@ CASES: list[tuple[Callable[[Path], None], type[CellmillError], str, str]] = [
     (spliced_only, CountsError, "log", "layers/spliced"),
     (unknown_genes, GeneMappingError, "have no place", "max_umis_lost"),
     (no_genes, GeneMappingError, "None of the 40", "numbers"),
+    (no_columns, SourceError, "no features", "genes"),
     (empty_matrix, SourceError, "No cell passes", "min_genes"),
     (edited(bad_column), SourceError, "columns that are not there", "damaged"),
     (edited(bad_rows), SourceError, "inconsistent", "damaged"),

@@ -26,17 +26,15 @@ KINDS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", ">f8", "float16"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint64", ">i4", "float32", ">f8", "float16"])
 @pytest.mark.parametrize("place", ["X", "raw.X", "layers/counts"])
 def test_rows_of_every_encoding(
     tmp_path: Path, kind: str, dtype: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matrix, "_ENTRIES_AT_ONCE", 37)
     dense = make_adata(23, 11).X.toarray() % 50
-    if dtype == "float16" and kind != "dense":
-        pytest.skip("scipy has no sparse matrices of half precision")
     adata = ad.AnnData(np.zeros((23, 11), np.float32))
-    values = KINDS[kind](dense.astype(dtype if kind == "dense" else np.dtype(dtype).newbyteorder("=")))
+    values = KINDS[kind](dense.astype(dtype if kind == "dense" else np.float32))
     if place == "X":
         adata.X = values
     elif place == "raw.X":
@@ -44,6 +42,13 @@ def test_rows_of_every_encoding(
     else:
         adata.layers["counts"] = values
     path = write(adata, tmp_path / "a.h5ad")
+    if kind != "dense":
+        # Others write sparse values that scipy does not know.
+        with h5py.File(path, "r+") as file:
+            group = file[place.replace(".", "/")]
+            data = group["data"][:].astype(dtype)
+            del group["data"]
+            group["data"] = data
     for source in (open_h5ad(path, "a"), AnnDataSource(adata, "a")):
         assert place in source.places()
         for start, stop in ((0, 23), (0, 0), (5, 6), (7, 19)):

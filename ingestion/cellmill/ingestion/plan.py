@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cellmill.atlas.content import feature_keys
 from cellmill.atlas.withdrawals import Withdrawal
-from cellmill.errors import ConfigError
+from cellmill.errors import ConfigError, SourceError
 from cellmill.genes import ColumnMapping, Organism
 from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.features import find_matrix, plan_features
@@ -150,6 +150,8 @@ def plan_source(
     """
     memory = ingest.task_memory_mb
     place = find_matrix(source, config, memory)
+    if not len(source.var(place)):
+        raise SourceError("There are no features.", where=f"{source.url}: {place}", fix="Give the data with its genes.")
     mapping, organism = plan_features(source, place, config, ingest)
     predicate = parse_where(config.where, source)
     columns = source.obs_columns()

@@ -131,11 +131,12 @@ class H5Matrix:
         # Without a sign, what is below zero is far above.
         if indices.size and int(indices.view(indices.dtype.str.replace("i", "u")).max()) >= n_columns:
             raise SourceError("The sparse matrix names columns that are not there.", where=self._where, fix=_FIX)
+        data = native(data, self._where)
         # The constructor from arrays would go over all indices once more to choose a dtype.
         matrix = sparse.csr_matrix((stop - start, n_columns), dtype=data.dtype)
         # Narrow indices are wide enough for columns, but not for positions.
         wide = np.int32 if max(n_columns, indices.size) < 2**31 else np.int64
-        matrix.indices, matrix.data = indices.astype(wide, copy=False), native(data, self._where)
+        matrix.indices, matrix.data = indices.astype(wide, copy=False), data
         matrix.indptr = indptr.astype(wide, copy=False)
         return matrix
 

@@ -6,12 +6,12 @@ from cellmill.ingestion.sources.hdf5 import hdf5_names, is_hdf5
 from cellmill.ingestion.sources.place import Place
 
 _SIGNATURES = (
-    (b"\x1f\x8b", "it is compressed with gzip."),
-    (b"PK\x03\x04", "it is a zip archive."),
+    (b"\x1f\x8b", "it is compressed with gzip; unpack it."),
+    (b"PK\x03\x04", "it is a zip archive; unpack it."),
     (b"RDX", "it is R data; write an h5ad from R."),
     (b"X\n", "it is R data; write an h5ad from R."),
-    (b"BZh", "it is compressed with bzip2."),
-    (b"\xfd7zXZ", "it is compressed with xz."),
+    (b"BZh", "it is compressed with bzip2; unpack it."),
+    (b"\xfd7zXZ", "it is compressed with xz; unpack it."),
     *((bytes([0x80, n]), "it is a Python pickle, which is never loaded: it could run anything.") for n in range(2, 6)),
     (b"<", "it is a page of HTML or XML; its URL may be that of the page about the file."),
 )
