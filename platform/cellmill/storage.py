@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import unquote, urlparse
 
@@ -19,6 +18,7 @@ from obstore.store import LocalStore
 from cellmill.errors import ConfigError, SourceError, StorageError
 from cellmill.local_files import PARTIAL, half_written, read_ranges, read_tail
 from cellmill.remote_store import RETRIES, RETRY_S, EmptyFileError, fetch, find_spans, open_store
+from cellmill.scratch import ScratchFolder
 from cellmill.store_errors import patiently, translated
 
 T = TypeVar("T")
@@ -223,8 +223,8 @@ class Storage:
             self._replace(key, lambda file: file.writelines(parts))
             return
         # An upload that fails is begun again, and buffers come once.
-        with translated(self.join(key)), TemporaryDirectory(prefix="cellmill-") as folder:
-            whole = Path(folder) / "whole"
+        with translated(self.join(key)), ScratchFolder() as folder:
+            whole = folder / "whole"
             with whole.open("wb") as file:
                 file.writelines(parts)
             self.put_file(key, whole)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cellmill.atlas.dealing import Heaps
 from cellmill.storage import Storage
 
 Point = tuple[str, str, int]
@@ -70,11 +71,13 @@ class Points:
             os.kill(pid, signal.SIGKILL)
 
     def install(self) -> None:
-        """Wrap the storage of this process."""
+        """Wrap the storage of this process, and the temporary files of a compaction."""
         for name in ("put", "put_if_absent", "put_parts", "put_file"):
             setattr(Storage, name, self._writer(name, getattr(Storage, name)))
         for name in ("delete", "delete_tree"):
             setattr(Storage, name, self._deleter(getattr(Storage, name)))
+        for name in ("add", "take", "drop"):
+            setattr(Heaps, name, self._around(f"{name} temporary cells", getattr(Heaps, name)))
 
     def _writer(self, method: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def write(storage: Storage, key: str, content: Any) -> Any:
@@ -95,6 +98,15 @@ class Points:
             return found
 
         return write
+
+    def _around(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def work(*arguments: Any) -> Any:
+            self(name, "before")
+            found = real(*arguments)
+            self(name, "after")
+            return found
+
+        return work
 
     def _deleter(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def delete(storage: Storage, key: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tests.faults.killing import draw, scenarios
 from tests.faults.zygote import zygote
 
-DRAWS = 12
+DRAWS = 16
 
 
 def test_what_is_killed_loses_and_repeats_nothing(tmp_path: Path) -> None:

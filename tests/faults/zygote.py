@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from cellmill.atlas import Atlas, lease, read
 from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.compacting import compact
 from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import IngestConfig, ingest, pipeline
 from cellmill.ingestion.sources import registry
@@ -39,6 +41,12 @@ def _collect(folder: Path, forget: bool) -> None:
     collect(Atlas.open(folder / "atlas"), Forget() if forget else None, grace_s=0)
 
 
+def _compact(folder: Path, shard_cells: int) -> None:
+    (folder / "tmp").mkdir(exist_ok=True)
+    tempfile.tempdir = str(folder / "tmp")
+    compact(Atlas.open(folder / "atlas"), shard_cells=shard_cells)
+
+
 def _without_space(folder: Path, paths: list[str]) -> None:
     """Ingest where no file may be longer than this."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, 3_000))
@@ -61,6 +69,7 @@ ACTIONS: dict[str, Callable[..., None]] = {
     "ingest": _ingest,
     "remove": _remove,
     "collect": _collect,
+    "compact": _compact,
     "without space": _without_space,
     "as nobody": _as_nobody,
 }

@@ -29,6 +29,7 @@ from cellmill.atlas.taken import taken_key
 from cellmill.atlas.withdrawals import active_withdrawals
 from cellmill.config import Config
 from cellmill.errors import AtlasError, ConflictError
+from cellmill.scratch import delete_left_folders
 
 if TYPE_CHECKING:
     from cellmill.atlas.atlas import Atlas
@@ -218,6 +219,7 @@ class _Sweep:
 
     def delete(self, lease: Lease) -> None:
         """Delete what was chosen; lists of shards come last, so that a deletion that is cut off can be taken up."""
+        delete_left_folders()  # of killed processes on this machine; cells may be in them
         storage = self._atlas.storage
         ordered = sorted(self.doomed, key=lambda unit: unit.kind == "catalog")
         with ThreadPoolExecutor(_THREADS) as pool:

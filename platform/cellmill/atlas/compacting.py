@@ -28,6 +28,7 @@ from cellmill.atlas.part_rows import overlaid
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.config import Config
 from cellmill.errors import ConflictError, IntegrityError
+from cellmill.scratch import delete_left_folders
 from cellmill.storage import Storage
 
 if TYPE_CHECKING:
@@ -110,20 +111,23 @@ def compact(
         A shard is missing or damaged.
     StorageError
         There is no room for temporary files.
+    LockError
+        The process was paused for so long that what it wrote may have been collected; nothing was committed.
     """
+    delete_left_folders()
     for _ in range(_ATTEMPTS):
         snapshot = atlas.snapshot()
         plan = plan_compaction(snapshot, datasets, seed, shard_cells)
         if dry_run or plan.is_done:
             return _told(plan, plan.inputs, snapshot.version, False)
-        with Lease(atlas.storage, "write", plan.names):
+        with Lease(atlas.storage, "write", plan.names) as lease:
             try:
                 new = write_shards(atlas, plan, progress or (lambda cells: None))
             except IntegrityError:
                 if _has(atlas.snapshot(), plan):
                     raise
                 continue  # the shards went out of the snapshot, and perhaps out of the store
-            done = _commit(atlas, plan, new)
+            done = _commit(atlas, plan, new, lease)
         if done is not None:
             return _told(plan, new, *done)
     raise ConflictError(
@@ -137,12 +141,13 @@ def _has(snapshot: Snapshot, plan: CompactionPlan) -> bool:
     return {entry.key for entry in plan.inputs} <= {entry.key for entry in snapshot.shards}
 
 
-def _commit(atlas: Atlas, plan: CompactionPlan, new: Sequence[ShardEntry]) -> tuple[int, bool] | None:
+def _commit(atlas: Atlas, plan: CompactionPlan, new: Sequence[ShardEntry], lease: Lease) -> tuple[int, bool] | None:
     """Put new shards in the place of old ones; None if the snapshot no longer has these."""
     moved = False
 
     def change(snapshot: Snapshot) -> Change | None:
         nonlocal moved
+        lease.check()
         there = {entry.key: entry for entry in snapshot.shards}
         if moved := not _has(snapshot, plan):
             return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow as pa
 from cellmill.atlas.content import splitmix64
 from cellmill.atlas.shard import copy_pieces
 from cellmill.errors import StorageError
+from cellmill.scratch import ScratchFolder
 
 I64 = npt.NDArray[np.int64]
 U64 = npt.NDArray[np.uint64]
@@ -39,7 +39,7 @@ def heap_of(drawn: U64, n_heaps: int) -> I64:
 
 
 class Heaps:
-    """Heaps of cells in temporary files, as a context.
+    """Heaps of cells in temporary files, as a context; files of a process that was killed are deleted by the next.
 
     Parameters
     ----------
@@ -72,17 +72,17 @@ class Heaps:
     ) -> None:
         self._seed, self._n, self._wanted = seed, n, np.array(sorted(wanted), np.int64)
         self._dtypes = {"indices": index_dtype, "data": count_dtype}
-        self._folder = TemporaryDirectory(prefix="cellmill-compact-")
+        self._folder = ScratchFolder()
         self.n_cells = np.zeros(n, np.int64)
         """Cells of each heap."""
         self.largest = np.zeros(n, np.int64)
         """The largest count in each heap."""
-        free = shutil.disk_usage(self._folder.name).free
+        free = shutil.disk_usage(self._folder.path).free
         if free < bytes:
-            self._folder.cleanup()
+            self._folder.delete()
             raise StorageError(
                 f"About {bytes / 1e9:,.1f} GB of temporary files are needed, and {free / 1e9:,.1f} GB are free.",
-                where=self._folder.name,
+                where=str(self._folder.path),
                 fix="Set TMPDIR to a folder on a larger disk, or name fewer data sets.",
             )
 
@@ -90,7 +90,7 @@ class Heaps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._folder.delete()
 
     def add(self, cells: pa.Table, indptr: I64, columns: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
         """Deal cells out.
@@ -147,7 +147,7 @@ class Heaps:
             self._path(number, name).unlink(missing_ok=True)
 
     def _path(self, number: int, name: str) -> Path:
-        return Path(self._folder.name) / f"{number:06d}.{name}"
+        return self._folder.path / f"{number:06d}.{name}"
 
 
 class Heap:

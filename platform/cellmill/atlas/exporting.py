@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from cellmill.atlas.standing import Standing
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
 from cellmill.errors import AtlasError, IntegrityError
+from cellmill.scratch import ScratchFolder
 from cellmill.storage import Storage
 
 _PART = 1 << 26
@@ -142,8 +142,8 @@ def _shard(source: Storage, target: Storage, entry: ShardEntry) -> ShardEntry:
             raise IntegrityError(
                 "The cells' numbers of genes are not those of the shard's rows.", where=source.join(entry.cells_path)
             )
-        with TemporaryDirectory(prefix="cellmill-export-") as folder:
-            path = Path(folder) / "shard.arrow"
+        with ScratchFolder() as folder:
+            path = folder / "shard.arrow"
             write_arrow(path, shard, cells)
             with path.open("rb") as file:
                 known[draft.shard_path] = hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.hash_run import BLOCK, HIDDEN, HashRun, Member, counts, encode_members, run_name, tail
 from cellmill.atlas.overlay import read_overlay
 from cellmill.atlas.sorted_records import FileReader, Reader, RunReader, merge, sort_records
+from cellmill.scratch import ScratchFolder
 from cellmill.storage import Storage
 
 U64 = npt.NDArray[np.uint64]
@@ -52,9 +52,9 @@ def write_run(storage: Storage, entries: Sequence[ShardEntry], runs: Sequence[Ha
         there.update(member for member in run.members if member in place)
         readers.append(RunReader(run, np.array(found, np.int64)))
     others = [entry for entry in entries if Member.of(entry) not in there]
-    with TemporaryDirectory(prefix="cellmill-") as folder:
-        readers += _sorted_pieces(storage, others, place, Path(folder))
-        whole = Path(folder) / "run"
+    with ScratchFolder() as folder:
+        readers += _sorted_pieces(storage, others, place, folder)
+        whole = folder / "run"
         with whole.open("wb") as file:
             file.writelines(encoded(merge(readers), members))
         storage.put_file(path, whole)

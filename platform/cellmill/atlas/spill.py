@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+
+from cellmill.scratch import ScratchFolder
 
 U64 = npt.NDArray[np.uint64]
 
@@ -31,7 +31,7 @@ class Spill:
         self._width = width
         self._waiting: dict[int, list[U64]] = defaultdict(list)
         self._bytes = 0
-        self._folder: TemporaryDirectory[str] | None = None
+        self._folder: ScratchFolder | None = None
 
     def __enter__(self) -> Spill:
         return self
@@ -40,7 +40,7 @@ class Spill:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._folder is not None:
-            self._folder.cleanup()
+            self._folder.delete()
 
     def add(self, rows: U64, part: npt.NDArray[np.int64]) -> None:
         """Add rows, each to its part."""
@@ -57,15 +57,15 @@ class Spill:
     def part(self, number: int) -> U64:
         """Return the rows of a part, uint64 [n, width], in the order they came."""
         parts = list(self._waiting.get(number, []))
-        if self._folder is not None and (path := Path(self._folder.name) / str(number)).exists():
+        if self._folder is not None and (path := self._folder.path / str(number)).exists():
             parts.insert(0, np.fromfile(path, np.uint64).reshape(-1, self._width))
         return np.concatenate(parts) if parts else np.empty((0, self._width), np.uint64)
 
     def _write(self) -> None:
         if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="cellmill-")
+            self._folder = ScratchFolder()
         for number, parts in self._waiting.items():
-            with (Path(self._folder.name) / str(number)).open("ab") as file:
+            with (self._folder.path / str(number)).open("ab") as file:
                 for rows in parts:
                     rows.tofile(file)
         self._waiting.clear()
