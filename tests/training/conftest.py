@@ -23,10 +23,11 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> str:
     found.X = counts.astype(np.float32)
     found.obs["kind"] = kinds.astype(object)
     found.obs.loc["cell4", "kind"] = None
+    found.obs["first_kind"] = kinds == "alpha"
     found.obs["donor"] = np.where(np.arange(N_CELLS) < 60, "d1", "d2")
     path = folder / "cells.h5ad"
     found.write_h5ad(path)
-    source = SourceConfig(path=str(path), organism="human", licence="CC0-1.0", obs={"kind": "kind", "donor": "donor"})
+    source = SourceConfig(path=str(path), organism="human", licence="CC0-1.0", obs="all")
     ingest(IngestConfig(atlas=str(folder / "atlas"), sources=(source,), backend="local", output=folder / "run"))
     return str(folder / "atlas")
 

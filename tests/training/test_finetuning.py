@@ -113,9 +113,20 @@ def test_from_scratch_through_the_command(atlas: str, file: Path, tmp_path: Path
     assert ad.read_h5ad(target).obsm["X_cellmill"].shape == (90, 16)
 
 
+def test_truth_values_are_classes(atlas: str, tmp_path: Path) -> None:
+    result = finetune(config(atlas, tmp_path / "run", label="first_kind", model=SHAPE, epochs=1))
+    assert load_model(result.model.path).labels["classes"] == ["false", "true"]
+    assert result.unlabelled == {"train": 0, "test": 0}
+    assert result.scores["logistic regression"]["accuracy"] == 1
+    assert result.run.metrics()[-1]["accuracy"] > 0
+    assert result.run.read_summary()["never_drawn_cells"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
+        ({"tokens": {"n_bins": 31}, "init": "MODEL"}, "trained with 51 bins, not 31"),
+        ({"tokens": {"value": "log1p"}, "model": {"value_encoder": "category"}}, "log1p values are none"),
         ({"test_where": "donor == 'd2' or n_genes > 0"}, "60 cells are both in training and in the test"),
         ({"train_where": "donor == 'd1' and kind == 'beta'"}, "1 classes in 'kind'"),
         ({"label": "sort"}, "sort"),

@@ -15,6 +15,7 @@ from cellmill.errors import CheckpointError, ConfigError, IntegrityError
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.models import ModelFolder
 from cellmill.runs import Run
+from cellmill.tokens import TokenConfig
 from cellmill.training import PretrainConfig, PretrainResult, pretrain
 from cellmill.training.checkpoint import newest
 from tests.training.small import cells, genes
@@ -51,6 +52,14 @@ def numbers(run: Run) -> list[tuple[float, ...]]:
 @pytest.fixture(scope="module")
 def undisturbed(atlas: str, tmp_path_factory: pytest.TempPathFactory) -> PretrainResult:
     return pretrain(config(atlas, tmp_path_factory.mktemp("whole") / "run"))
+
+
+@pytest.mark.parametrize("tokens", [{"value": "bins"}, TokenConfig(max_genes=24)])
+def test_genes_are_generated_unless_told_otherwise(tokens: Any) -> None:
+    assert config("atlas", Path("run"), tokens=tokens).tokens.prompt_ratios == (0.25, 0.5, 0.75)
+    assert config("atlas", Path("run"), tokens={"mask_ratio": 0.4}).tokens.prompt_ratios == ()
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        config("atlas", Path("run"), tokens={"prompt_ratios": []})
 
 
 def test_what_a_run_leaves_behind(undisturbed: PretrainResult, atlas: str) -> None:

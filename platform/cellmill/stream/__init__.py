@@ -4,6 +4,7 @@ from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ra
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.plan import EpochPlan
 from cellmill.stream.position import Position
+from cellmill.stream.shard_columns import as_text, class_counts
 from cellmill.stream.stream import Stream
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "Position",
     "Stream",
     "StreamConfig",
+    "as_text",
+    "class_counts",
     "micro_batch_count",
     "split_cells",
     "straggler_ratio",

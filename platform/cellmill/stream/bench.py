@@ -19,7 +19,7 @@ from cellmill.stream.layout import group_layout
 from cellmill.stream.mixing import mixing
 from cellmill.stream.plan import default_lanes
 from cellmill.stream.reader import Buffers, read_block
-from cellmill.stream.shard_columns import as_text
+from cellmill.stream.shard_columns import class_counts
 from cellmill.stream.sharing import Sharing, shared
 from cellmill.stream.stream import Stream
 from cellmill.tokens import PackedBatch, Tokeniser
@@ -199,9 +199,8 @@ def _sharing(
     for workers in WORKERS:
         dealt, lengths = stream, seen.lengths
         if workers > stream.lanes:
-            units = stream.n_cells // stream.unit
             try:
-                lanes = default_lanes(units, stream.config.batch_size // stream.unit, workers)
+                lanes = default_lanes(stream.config.batch_size // stream.unit, workers)
             except ConfigError:
                 continue
             dealt = Stream(selection, tokeniser, stream.config.model_copy(update={"lanes": lanes}))
@@ -220,8 +219,7 @@ def _mixing(selection: Selection, by: Mapping[str, Sequence[str]], seen: _Seen) 
     sizes = np.array(seen.sizes, np.int64)
     found = {}
     for name, values in by.items():
-        known = {value: n for value, n in selection.value_counts(name).items() if value is not None}
-        counts = dict(zip(as_text(list(known)), known.values(), strict=True))
+        counts = class_counts(selection, name)
         population = np.array([counts.get(value, 0) for value in values], np.int64)
         found[name] = mixing(np.concatenate(seen.codes[name]), sizes, population)
     return found

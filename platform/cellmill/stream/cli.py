@@ -13,7 +13,7 @@ from cellmill.errors import ConfigError
 from cellmill.stream.bench import StreamBench, bench
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.demand import GpuConfig
-from cellmill.stream.shard_columns import as_text
+from cellmill.stream.shard_columns import class_counts
 from cellmill.tokens import Modalities, TokenConfig, Tokeniser
 
 app = typer.Typer(
@@ -43,16 +43,20 @@ def bench_command(
     prompt_ratio: Annotated[float, typer.Option(help="Share of genes to generate; 0 for none.", min=0, max=0.99)] = 0.5,
     token_capacity: Annotated[int, typer.Option(help="Tokens that a forward pass may hold.", min=1)] = 65_536,
     threads: Annotated[float, typer.Option(help="Threads that make batches.", min=0.1)] = 1.0,
-    tflops: Annotated[float, typer.Option(help="Peak of your GPU, TFLOP/s: H100 989, A100 312.")] = 989.0,
-    utilisation: Annotated[float, typer.Option(help="Share of the peak that training reaches.")] = 0.32,
-    d_model: Annotated[int, typer.Option(help="Width of your model; scGPT's by default.")] = 512,
-    d_ff: Annotated[int, typer.Option(help="Width of its feed-forward layers.")] = 512,
-    layers: Annotated[int, typer.Option(help="Its layers.")] = 12,
+    tflops: Annotated[float, typer.Option(help="Peak of your GPU, TFLOP/s: H100 989, A100 312.", min=0.1)] = 989.0,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of it that training reaches.", min=0.01, max=1)
+    ] = 0.32,
+    d_model: Annotated[int, typer.Option(help="Width of your model; scGPT's by default.", min=1)] = 512,
+    d_ff: Annotated[int, typer.Option(help="Width of its feed-forward layers.", min=1)] = 512,
+    layers: Annotated[int, typer.Option(help="Its layers.", min=1)] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Measure the stream on these cells and this machine, and say how many cores would feed one GPU."""
     opened = Atlas.open(atlas)
     selection = opened.snapshot(version).select(where)
+    if selection.n_cells == 0:
+        raise ConfigError("No cell is selected.", where=f"--where {where}", fix="Widen the predicate.")
     columns = by or [name for name in _USUAL if name in selection.snapshot.columns]
     found = bench(
         selection,
@@ -70,10 +74,10 @@ def bench_command(
 
 
 def _values(selection: Selection, name: str) -> list[str]:
-    values = [value for value in selection.value_counts(name) if value is not None]
+    values = class_counts(selection, name)
     if not values:
         raise ConfigError(f"No selected cell has a value in {name!r}.", where="--by", fix="Choose another column.")
-    return sorted(as_text(values))
+    return sorted(values)
 
 
 def _render(found: StreamBench) -> None:

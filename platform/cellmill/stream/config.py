@@ -23,8 +23,8 @@ class StreamConfig(Config):
     seed
         Of the order, and of all chance in tokens.
     lanes
-        Virtual ranks that the cells of an epoch are dealt to. By default the largest power of two that divides the
-        batch and is at most 64 and one per 1,024 cells; more where the workers are more.
+        Virtual ranks that the cells of an epoch are dealt to. By default the largest divisor of the batch that is at
+        most 64; more where the workers are more.
     window
         Cells of a lane that are shuffled together, about.
     run
@@ -56,7 +56,7 @@ class StreamConfig(Config):
     """
 
     batch_size: int = Field(default=256, ge=1)
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    seed: int = Field(default=0, ge=0, lt=1 << 62)
     lanes: int | None = Field(default=None, ge=1)
     window: int = Field(default=1024, ge=1)
     run: int = Field(default=512, ge=1)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from cellmill.stream.sampling import (
     n_sets,
     share_out,
 )
+from cellmill.stream.shard_columns import class_counts, codes
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -200,7 +200,7 @@ def make_draws(selection: Selection, sampling: Sampling, seed: int) -> Draws:
 def _weigher(selection: Selection, sampling: BalancedSampling | WeightedSampling) -> Callable[[pa.ChunkedArray], F64]:
     if isinstance(sampling, WeightedSampling) and not sampling.weights:
         return _own_weights
-    counts = Counter({str(value): n for value, n in selection.value_counts(sampling.by).items() if value is not None})
+    counts = class_counts(selection, sampling.by)
     if isinstance(sampling, BalancedSampling):
         return _by_class({value: 1 / n for value, n in counts.items()})
     if unknown := [value for value in sampling.weights if value not in counts]:
@@ -213,12 +213,11 @@ def _weigher(selection: Selection, sampling: BalancedSampling | WeightedSampling
 
 
 def _by_class(weights: Mapping[str, float]) -> Callable[[pa.ChunkedArray], F64]:
-    classes = pa.array(list(weights), pa.string())
+    classes = list(weights)
     table = np.array([*weights.values(), 0.0])
 
     def weigh(column: pa.ChunkedArray) -> F64:
-        index: Any = pc.fill_null(pc.index_in(pc.cast(column, pa.string()), value_set=classes), len(classes))
-        found: F64 = table[index.to_numpy()]
+        found: F64 = table[codes(column, classes)]
         return found
 
     return weigh

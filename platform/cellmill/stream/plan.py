@@ -15,7 +15,6 @@ from cellmill.stream.runs import EpochOrder, epoch_order
 I64 = npt.NDArray[np.int64]
 
 MAX_LANES = 64
-_CELLS_PER_LANE = 1024
 _SMALL_RUNS = 256
 _SHORTEST_RUN = 16
 
@@ -179,25 +178,22 @@ def whole_sets(batch_size: int, size: int) -> int:
     return batch_size // size
 
 
-def default_lanes(n_cells: int, batch_size: int, world_size: int) -> int:
+def default_lanes(batch_size: int, world_size: int) -> int:
     """Return the number of lanes where none is configured.
 
-    The largest power of two that divides the batch and is at most 64 and one per 1,024 cells; where the workers are
-    more than that, the smallest divisor of the batch that gives each worker a lane.
+    The largest divisor of the batch that is at most 64, whatever the number of workers; where the workers are more than
+    that, the smallest divisor that gives each worker a lane.
 
     Raises
     ------
     ConfigError
         The batch has fewer cells than there are workers.
     """
-    lanes = 1
-    while batch_size % (2 * lanes) == 0 and 2 * lanes <= min(MAX_LANES, n_cells // _CELLS_PER_LANE):
-        lanes *= 2
-    if lanes >= world_size:
-        return lanes
-    for divisor in range(world_size, batch_size + 1):
-        if batch_size % divisor == 0:
-            return divisor
+    divisors = [lanes for lanes in range(1, batch_size + 1) if batch_size % lanes == 0]
+    if (usual := max(lanes for lanes in divisors if lanes <= MAX_LANES)) >= world_size:
+        return usual
+    if divisors[-1] >= world_size:
+        return next(lanes for lanes in divisors if lanes >= world_size)
     raise ConfigError(
         f"A global batch of {batch_size} cells cannot be shared by {world_size} workers.",
         where="stream.batch_size",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,8 +87,19 @@ def as_text(values: Sequence[Any]) -> list[str]:
     return texts
 
 
+def class_counts(selection: Selection, column: str) -> dict[str, int]:
+    """Return how many selected cells each class of a column has, classes written as `codes` reads them."""
+    counts = {value: n for value, n in selection.value_counts(column).items() if value is not None}
+    found: Counter[str] = Counter()
+    for text, n in zip(as_text(list(counts)), counts.values(), strict=True):
+        found[text] += n
+    return dict(found)
+
+
 def codes(column: pa.ChunkedArray, classes: Sequence[str]) -> I32:
     """Return the position of each value among the classes, -1 where it is none of them: int32 [n]."""
-    index: Any = pc.index_in(pc.cast(column, pa.string()), value_set=pa.array(list(classes), pa.string()))
+    # Numbers of single precision are written as Python reads them.
+    exact = pc.cast(column, pa.float64()) if pa.types.is_floating(column.type) else column
+    index: Any = pc.index_in(pc.cast(exact, pa.string()), value_set=pa.array(list(classes), pa.string()))
     found: I32 = pc.fill_null(index, -1).to_numpy().astype(np.int32)
     return found

@@ -95,7 +95,7 @@ class Stream:
         self._cells = SelectedCells(selection, labels or {}, config.sampling, config.seed, config.cache_gb)
         self.unit = self._cells.unit
         units = whole_sets(config.batch_size, self.unit)
-        self.lanes = config.lanes or default_lanes(int(self._cells.units(0)[1].sum()), units, world_size)
+        self.lanes = config.lanes or default_lanes(units, world_size)
         check_lanes(self.lanes, units, world_size)
         self._share = units // self.lanes
         self._tokeniser = tokeniser

@@ -47,8 +47,8 @@ class TokenConfig(Config):
     sampling: Literal["uniform", "expressed_first"] = "uniform"
     keep: tuple[str, ...] = ()
     include_zero: Literal["none", "panel", "all"] = "none"
-    normalize_total: float | None = Field(default=None, gt=0)
-    cls_value: float = -2.0
+    normalize_total: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    cls_value: float = Field(default=-2.0, allow_inf_nan=False)
     prompt_ratios: tuple[float, ...] = ()
     mask_ratio: float = Field(default=0.0, ge=0, lt=1)
 

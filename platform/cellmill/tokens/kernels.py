@@ -216,10 +216,10 @@ def find(distinct: Any, start: Any, stop: Any, x: Any) -> Any:
 
 @compiled
 def real_values(count: Any, n: Any, draw: Any, scale: Any, rules: Any, s: Any, out: Any) -> Any:
-    """Give fractional values theirs, by sorting; return False if one is not above zero. See `integer_values`."""
+    """Give fractional values theirs, by sorting; return False if one is not above zero or infinite."""
     quantiles, edges, low, width = rules.quantiles, s.edges, s.low, s.width
     for j in range(n):
-        if not count[j] > 0:
+        if not 0 < count[j] < np.inf:
             return False
     if rules.mode == LOG1P:
         for j in range(n):

@@ -123,7 +123,7 @@ class Tokeniser:
         Raises
         ------
         CountsError
-            A count is zero, negative or not a number.
+            A count is zero, negative, infinite or not a number.
         ConfigError
             The block lacks the label that tells conditions, or what was measured where zeros are to become tokens.
         """
@@ -152,7 +152,7 @@ class Tokeniser:
         bad = kernels.tokenise_cells(source, chosen, again, rules, scratch, result)
         if bad >= 0:
             raise CountsError(
-                "A stored count is zero, negative or not a number.",
+                "A stored count is zero, negative, infinite or not a number.",
                 where=f"cell {int(block.cell_id[chosen[bad]])}",
                 fix="Give raw counts, without explicit zeros.",
             )

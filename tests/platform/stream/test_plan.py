@@ -146,7 +146,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_a_small_data_set_with_a_small_batch() -> None:
-    lanes = default_lanes(1836, 32, 1)
+    lanes = default_lanes(32, 1)
     plan = EpochPlan(np.array([1836]), lanes=lanes, share=32 // lanes, window=1024, run=512, seed=0, epoch=0)
     batches = global_batches(plan, 1, 16_384)
     assert [len(batch) for batch in batches] == [32] * 57 + [12]
@@ -161,14 +161,14 @@ def test_fewer_cells_than_lanes() -> None:
 
 
 def test_default_lanes() -> None:
-    assert default_lanes(10**9, 256, 8) == 64
-    assert default_lanes(200_000, 32, 1) == 32
-    assert default_lanes(9_000, 256, 1) == 8
-    assert default_lanes(500, 256, 1) == 1
-    assert default_lanes(500, 256, 6) == 8
-    assert default_lanes(10**6, 96, 1) == 32
+    assert {default_lanes(256, workers) for workers in range(1, 65)} == {64}
+    assert default_lanes(256, 65) == 128
+    assert default_lanes(32, 1) == 32
+    assert default_lanes(96, 6) == 48
+    assert default_lanes(67, 1) == 1
+    assert default_lanes(67, 2) == 67
     with pytest.raises(ConfigError, match="shared by 9 workers"):
-        default_lanes(10**6, 8, 9)
+        default_lanes(8, 9)
     with pytest.raises(ConfigError, match="not a multiple"):
         check_lanes(5, 32, 1)
     with pytest.raises(ConfigError, match="4 lanes cannot"):

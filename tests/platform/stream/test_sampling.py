@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +17,10 @@ from pyarrow import Table
 
 from cellmill.atlas import Atlas
 from cellmill.errors import ConfigError
-from cellmill.stream import Stream, StreamConfig
+from cellmill.stream import Stream, StreamConfig, class_counts
 from cellmill.stream.sampling import copies, draw_cells, draw_sets, n_sets, share_out
 from cellmill.tokens import PackedBatch, TokenConfig, Tokeniser
+from tests.platform.atlas.builders import add_shard, random_counts
 
 WEIGHTS = st.lists(st.integers(0, 50), min_size=1, max_size=40).filter(any)
 
@@ -85,7 +89,13 @@ def whole(stream_atlas: Atlas) -> Table:
 
 
 def sampled(
-    atlas: Atlas, sampling: dict[str, object], *, rank: int = 0, world: int = 1, group_cells: int = 100
+    atlas: Atlas,
+    sampling: dict[str, object],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    group_cells: int = 100,
+    classes: Sequence[str] = ("A", "B", "C"),
 ) -> Stream:
     config = {"batch_size": 48, "lanes": 4, "group_cells": group_cells, "window": 64, "sampling": sampling}
     return Stream(
@@ -94,7 +104,7 @@ def sampled(
         StreamConfig.model_validate(config),
         rank=rank,
         world_size=world,
-        labels={"kind": ("kind", ["A", "B", "C"])},
+        labels={"kind": ("kind", classes)},
     )
 
 
@@ -114,6 +124,37 @@ def test_classes_are_drawn_equally_often(stream_atlas: Atlas, whole: Table) -> N
     rare = [times[cell] for cell, name in dataset.items() if name == "three"]
     assert set(rare) == {3, 4}  # 300 draws of 77 cells
     assert drawn(stream.epoch(1)) != times
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([True, False]),
+        np.array([0.5, 1.0, 2.0]),
+        np.array([0.1, 1.0], np.float32),
+        np.array([7, 8, -1]),
+        pd.array([1, None, 3]),
+        np.array(["a", "1.0"]),
+    ],
+    ids=["truth", "double", "single", "integer", "missing", "text"],
+)
+def test_classes_of_every_type_are_drawn_and_labelled(tmp_path: Path, values: Any) -> None:
+    atlas = Atlas.create(tmp_path / "atlas")
+    kinds = pd.Series(values).iloc[np.arange(60) % len(values)]
+    atlas.commit([add_shard(atlas, "one", random_counts(60, 20, seed=1), genes=range(20), obs={"kind": kinds})])
+    counts = class_counts(atlas.snapshot().select(), "kind")
+    known = int(kinds.notna().sum())
+    assert sum(counts.values()) == known
+    assert len(counts) == kinds.nunique()
+    for sampling in (
+        {"kind": "balanced", "by": "kind", "epoch_cells": 30 * len(counts)},
+        {"kind": "weighted", "by": "kind", "weights": dict.fromkeys(counts, 1), "epoch_cells": 30 * len(counts)},
+    ):
+        stream = sampled(atlas, sampling, classes=tuple(counts))
+        assert stream.left_out == 60 - known
+        codes = np.concatenate([batch.labels["kind"] for batch in stream.epoch(0)])
+        times = np.bincount(codes, minlength=len(counts))
+        assert np.abs(times - 30).max() <= 1, times
 
 
 def test_weights_by_class_and_by_column(stream_atlas: Atlas, whole: Table) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cellmill.config import Config
 from cellmill.stream import StreamConfig
@@ -14,6 +14,9 @@ from cellmill.training.architecture import ArchitectureConfig
 from cellmill.training.checkpoint import CheckpointConfig
 from cellmill.training.schedule import OptimizerConfig
 from cellmill.training.workers import WorkersConfig
+
+PROMPT_RATIOS = (0.25, 0.5, 0.75)
+"""Shares of a cell's genes that pretraining generates."""
 
 
 class PanelConfig(Config):
@@ -73,7 +76,7 @@ class TrainingConfig(Config):
     workers: WorkersConfig = WorkersConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log_every: int = Field(10, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 62)
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -92,15 +95,30 @@ class PretrainConfig(TrainingConfig):
     init
         Folder of a model to go on from, for instance after the atlas has grown; None starts from random weights.
     tokens
-        How a cell becomes tokens; `prompt_ratios` are the shares of genes that the model has to generate.
+        How a cell becomes tokens. The model has to generate a quarter, a half or three quarters of a cell's genes,
+        unless `prompt_ratios` says other shares, or `mask_ratio` has it predict hidden values instead.
     cell_prompt_after
         Step from which each batch is also generated from the cell embedding.
     """
 
     where: str | None = None
     init: Path | None = None
-    tokens: TokenConfig = TokenConfig(prompt_ratios=(0.25, 0.5, 0.75))
+    tokens: TokenConfig = TokenConfig(prompt_ratios=PROMPT_RATIOS)
     cell_prompt_after: int = Field(0, ge=0)
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _generate_unless_told_otherwise(cls, given: Any) -> Any:
+        told = given.model_dump(exclude_unset=True) if isinstance(given, TokenConfig) else given
+        if not isinstance(told, dict) or {"prompt_ratios", "mask_ratio"} & set(told):
+            return given
+        return {**told, "prompt_ratios": PROMPT_RATIOS}
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not (self.tokens.prompt_ratios or self.tokens.mask_ratio):
+            raise ValueError("there is nothing to learn: give `tokens.prompt_ratios` or `tokens.mask_ratio`")
+        return self
 
 
 class FinetuneConfig(TrainingConfig):

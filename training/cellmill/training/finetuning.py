@@ -8,13 +8,13 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 
 from cellmill.atlas import Atlas, Selection, read_snapshot
 from cellmill.errors import CheckpointError, ConfigError
 from cellmill.lineage import Lineage
 from cellmill.models import ModelFolder
 from cellmill.runs import Run
+from cellmill.stream import as_text, class_counts
 from cellmill.training.checkpoint import newest
 from cellmill.training.config import FinetuneConfig
 from cellmill.training.evaluate import (
@@ -103,7 +103,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
         model=start.model,
         init=config.init.absolute() if config.init else None,
     )
-    run_job(job, run, f"fine-tune {config.name}")
+    left_out = run_job(job, run, f"fine-tune {config.name}")
     lost: dict[str, dict[str, int]] = {"train": {}, "test": {}}
     skipping = config.stream.on_corrupt == "skip"
     tested = read_snapshot(test.snapshot, vocabulary, config.test_where, lost["test"] if skipping else None)
@@ -136,6 +136,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             "scores": tables,
             "classes": names,
             "unlabelled": unlabelled,
+            "never_drawn_cells": left_out,
             "skipped_cells": job.skipped(),
             "panel_skipped_cells": panel_skipped(run.path),
             "scores_skipped_cells": lost,
@@ -159,7 +160,7 @@ class _Labelled:
     def of(cls, cells: ad.AnnData, label: str) -> _Labelled:
         known = cells.obs[label].notna().to_numpy()
         kept = cells[known]
-        return cls(kept, kept.obs[label].astype(str).tolist(), int((~known).sum()))
+        return cls(kept, as_text(kept.obs[label].tolist()), int((~known).sum()))
 
 
 def _require_apart(train: Selection, test: Selection) -> None:
@@ -175,15 +176,14 @@ def _require_apart(train: Selection, test: Selection) -> None:
 
 def _classes(train: Selection, label: str) -> tuple[tuple[str, ...], int]:
     """Return the classes of the training cells, and the number of cells that have none."""
-    values = pd.Series(np.concatenate([np.asarray(part, dtype=object) for part in train.column(label)]))
-    names = {str(name) for name in values.dropna().unique()}
+    names = class_counts(train, label)
     if len(names) < 2:
         raise ConfigError(
             f"The training cells have {len(names)} classes in {label!r}; at least two are needed.",
             where="label",
             fix="Name another column, or widen `train_where`.",
         )
-    return tuple(sorted(names)), int(values.isna().sum())
+    return tuple(sorted(names)), train.n_cells - sum(names.values())
 
 
 def _lineage(config: FinetuneConfig, run: Run, train: Selection, start: Start) -> Lineage:

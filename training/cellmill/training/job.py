@@ -42,6 +42,7 @@ FREE = (
     "stream.group_cells",
     "stream.object_store_mb",
     "stream.task_retries",
+    "stream.cache_gb",
     "stream.on_corrupt",
     "compare_scratch",
     "test_where",

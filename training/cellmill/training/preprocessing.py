@@ -9,6 +9,7 @@ from cellmill.config import Config
 from cellmill.errors import ConfigError, ModelError
 from cellmill.genes import N_SPECIALS, Vocabulary
 from cellmill.tokens import TokenConfig
+from cellmill.training.model import ModelConfig
 
 
 class Preprocessing(Config):
@@ -44,6 +45,28 @@ class Preprocessing(Config):
                 fix="The files of the model folder do not belong together; write it again.",
             )
         return np.sort(tokens).astype(np.uint32)
+
+
+def check_values(model: ModelConfig, tokens: TokenConfig) -> None:
+    """Refuse values that a model has no place for.
+
+    Raises
+    ------
+    ConfigError
+        Tokens have another number of bins than the model, or real numbers where the model looks up bins.
+    """
+    if model.n_bins != tokens.n_bins:
+        raise ConfigError(
+            f"The model was trained with {model.n_bins} bins, not {tokens.n_bins}.",
+            where="tokens.n_bins",
+            fix=f"Set tokens.n_bins to {model.n_bins}.",
+        )
+    if model.value_encoder == "category" and tokens.value == "log1p":
+        raise ConfigError(
+            "The model looks values up as categories, and log1p values are none.",
+            where="tokens.value",
+            fix="Set tokens.value to bins or midrank, or model.value_encoder to continuous.",
+        )
 
 
 def kept_tokens(

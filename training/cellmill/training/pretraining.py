@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +16,13 @@ from cellmill.training.config import PretrainConfig
 from cellmill.training.evaluate import loss_figure
 from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.launch import launch
-from cellmill.training.preprocessing import Preprocessing, panel_ids
+from cellmill.training.preprocessing import Preprocessing, check_values, panel_ids
 from cellmill.training.setup import choose_panel, panel_skipped, pin_snapshot, select
 from cellmill.training.warm_start import warm_start
 from cellmill.training.watch import watching
 from cellmill.training.weights import weights_of
+
+_LOG = logging.getLogger("cellmill.training")
 
 PARTS = ("gep", "gepc", "gen")
 
@@ -70,6 +73,11 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     selection = select(atlas, config.snapshot, config.where, key="where")
     vocabulary = atlas.vocabulary()
     start = warm_start(config, vocabulary)
+    if start is not None:
+        model_config = start.model
+    else:
+        model_config = config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins)
+        check_values(model_config, config.tokens)
     run = Run.create(config.output, "pretrain", config, resume=resume)
     lineage = Lineage(
         kind="run",
@@ -86,14 +94,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         config=config,
         cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel),
         task="generate",
-        model=config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins)
-        if start is None
-        else start.model,
+        model=model_config,
         init=None if start is None else start.folder.path,
         cell_prompt_after=config.cell_prompt_after,
         init_rows=None if start is None else start.rows,
     )
-    run_job(job, run, f"pretrain {config.name}")
+    left_out = run_job(job, run, f"pretrain {config.name}")
     metrics = last_metrics(run)
     model = write_model(
         job,
@@ -107,21 +113,25 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     )
     new = {} if start is None else {"features new to the model": start.n_new}
     skipped = {"skipped_cells": job.skipped(), "panel_skipped_cells": panel_skipped(run.path)}
-    facts = {"cells": selection.n_cells, **skipped, **new}
+    facts = {"cells": selection.n_cells, "never_drawn_cells": left_out, **skipped, **new}
     run.summary({**facts, "model": str(model.path), "model_digest": model.digest, **metrics})
     run.close()
     return PretrainResult(run, model, metrics)
 
 
-def run_job(job: Job, run: Run, description: str) -> None:
-    """Train, showing progress, and draw the loss."""
+def run_job(job: Job, run: Run, description: str) -> int:
+    """Train, showing progress, and draw the loss; return how many cells the sampling never draws."""
     done = job.steps_done()
-    per_epoch = job.stream(0, job.config.workers.n).steps_per_epoch
+    whole = job.stream(0, job.config.workers.n)
+    per_epoch, left_out = whole.steps_per_epoch, whole.left_out
+    if left_out:
+        _LOG.warning("%d of the selected cells are never drawn (stream.sampling).", left_out)
     with watching(run.path, total_steps=job.total_steps(per_epoch), done=done, description=description):
         stream = job.config.stream
         data_cpus = stream.data_cpus if stream.backend == "ray" else None
         launch(job, job.config.workers, run=run.path, data_cpus=data_cpus)
     run.figure("loss", loss_figure(run.metrics(), parts=(*PARTS, "accuracy")))
+    return left_out
 
 
 def write_model(job: Job, run: Run, *, preprocessing: Preprocessing, **parts: Any) -> ModelFolder:

@@ -17,7 +17,7 @@ from cellmill.tokens import TokenConfig
 from cellmill.training.config import FinetuneConfig
 from cellmill.training.inference import for_inference
 from cellmill.training.model import ModelConfig
-from cellmill.training.preprocessing import Preprocessing, panel_ids
+from cellmill.training.preprocessing import Preprocessing, check_values, panel_ids
 from cellmill.training.setup import choose_panel
 
 
@@ -80,6 +80,7 @@ def start_from(
     if config.init is None:
         tokens = config.tokens or TokenConfig()
         shape = config.model.resolve(n_tokens=vocabulary.size, n_bins=tokens.n_bins, n_classes=n_classes)
+        check_values(shape, tokens)
         kept = Preprocessing(tokens=tokens, panel=panel_ids(own_panel, vocabulary))
         return Start(None, shape, vocabulary, own_panel, None, kept)
     folder = load_model(config.init)
@@ -87,6 +88,7 @@ def start_from(
     pretrained = parse_config(ModelConfig, dict(folder.config), where=where)
     before = parse_config(Preprocessing, dict(folder.preprocessing), where=where)
     tokens = config.tokens or for_inference(before.tokens)
+    check_values(pretrained, tokens)
     shape = config.model.change(pretrained, n_classes=n_classes)
     token_map = map_tokens(vocabulary, folder.vocabulary)
     if own_panel is None and before.panel is not None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from cellmill.config import parse_config
-from cellmill.errors import ConfigError, GeneMappingError
+from cellmill.errors import GeneMappingError
 from cellmill.genes import N_SPECIALS, Vocabulary
 from cellmill.models import ModelFolder, load_model
 from cellmill.training.config import PretrainConfig
 from cellmill.training.model import ModelConfig
+from cellmill.training.preprocessing import check_values
 
 GENES = "encoder.embedding.weight"
 """The one weight whose shape depends on the vocabulary."""
@@ -62,12 +63,7 @@ def warm_start(config: PretrainConfig, vocabulary: Vocabulary) -> WarmStart | No
     folder = load_model(config.init)
     where = str(folder.path)
     before = parse_config(ModelConfig, dict(folder.config), where=where)
-    if before.n_bins != config.tokens.n_bins:
-        raise ConfigError(
-            f"The model was trained with {before.n_bins} bins, not {config.tokens.n_bins}.",
-            where="tokens.n_bins",
-            fix=f"Set tokens.n_bins to {before.n_bins}.",
-        )
+    check_values(before, config.tokens)
     rows = np.concatenate([np.arange(N_SPECIALS, dtype=np.int64), folder.vocabulary.lookup(vocabulary.ids)])
     if not (rows[N_SPECIALS:] >= 0).any():
         raise GeneMappingError(
