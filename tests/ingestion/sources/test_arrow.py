@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cellmill.errors import CellmillError, SourceError
 from cellmill.ingestion import ingest
+from cellmill.ingestion.sources.arrow_features import folders_of_tables
 from tests.ingestion.cells import config, counts, genes
 from tests.ingestion.sources.opened import format_of, opened, whole
 
@@ -280,3 +281,9 @@ def test_scaled_values_are_refused_as_no_counts(tmp_path: Path) -> None:
     save(found.set_column(1, "expressions", scaled), tmp_path / "cells", "parquet")
     with pytest.raises(CellmillError, match="not raw counts"):
         ingest(config(tmp_path / "atlas", tmp_path / "cells"))
+
+
+@pytest.mark.parametrize("root", ["s3://bucket", "https://host"])
+def test_no_table_of_genes_is_looked_for_in_another_bucket(root: str) -> None:
+    assert folders_of_tables(root) == [root, f"{root}/metadata"]
+    assert folders_of_tables(f"{root}/data") == [f"{root}/data", f"{root}/data/metadata", f"{root}/metadata"]

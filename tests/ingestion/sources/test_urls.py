@@ -266,6 +266,7 @@ def test_zarr_is_read_in_place(tmp_path: Path, web: str, bucket: str, version: i
     for file in folder.rglob("*"):
         if file.is_file():
             storage.put(file.relative_to(folder).as_posix(), file.read_bytes())
+    storage.put("X", b"")  # as some programs mark a folder
     places = [str(folder), f"{web}/a.zarr", *([f"{bucket}/cells/a.zarr"] if version == 3 else [])]
     found = []
     for number, location in enumerate(places):
@@ -359,6 +360,27 @@ def test_a_file_url_is_a_path(tmp_path: Path) -> None:
     path = write(make_adata(), tmp_path / "my cells.h5ad")
     (planned,) = plan(remote_config(tmp_path / "atlas", path.as_uri()))
     assert planned.url == str(path)
+
+
+@pytest.mark.parametrize("name", ["run#1", "a%20b", "c?d", "donor[1]", "é ü"])
+def test_names_of_files_mean_nothing(tmp_path: Path, bucket: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
+    (tmp_path / name).mkdir()
+    path = write(make_adata(), tmp_path / name / f"{name}.h5ad")
+    (planned,) = plan(remote_config(tmp_path / "atlas", str(path)))
+    assert planned.url == str(path)
+    storage = Storage.open(f"{bucket}/{name}")
+    storage.put(path.name, path.read_bytes())
+    there = Place(storage.join(path.name))
+    assert (there.name, Place(path).name, there.sha256) == (path.name, path.name, planned.sha256)
+
+
+def test_a_bucket_is_a_folder(tmp_path: Path, bucket: str) -> None:  # noqa: F811
+    folder = write_zarr(tmp_path / "a.zarr", 3)
+    for file in (file for file in folder.rglob("*") if file.is_file()):
+        Storage.open(bucket).put(file.relative_to(folder).as_posix(), file.read_bytes())
+    (planned,) = plan(remote_config(tmp_path / "atlas", bucket))
+    assert planned.sha256 == Place(folder).sha256
 
 
 def test_too_small_a_disk(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:

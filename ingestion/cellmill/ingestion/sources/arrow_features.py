@@ -13,8 +13,10 @@ import pyarrow.parquet
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.arrow_parts import reading
 from cellmill.ingestion.sources.base import INDEX
+from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.remote import is_web
 
 NUMBERS = ("token_id", "token_ids", "gene_index", "gene_idx", "feature_index", "feature_idx", "soma_joinid", "index")
 """Columns with the numbers by which cells name their features; without one, features are numbered from 0."""
@@ -66,13 +68,24 @@ def find_table(place: Place, named: str | None) -> Place | None:
             raise SourceError("The table of genes does not exist.", where=found.url, fix="Check `features`.")
         return found
     folder = place.location if place.is_dir else place.location.rpartition("/")[0]
-    for where in (folder, f"{folder}/metadata", f"{folder.rpartition('/')[0]}/metadata"):
-        for name in _NAMES:
-            for ending in _ENDINGS:
-                candidate = Place(f"{where}/{name}{ending}")
-                if candidate.location != place.location and candidate.exists and not candidate.is_dir:
-                    return candidate
+    for where in folders_of_tables(folder):
+        there = Place(where)
+        names = [f"{name}{ending}" for name in _NAMES for ending in _ENDINGS]
+        if not is_web(where):
+            listed = set(children(there)) if not there.is_local or there.is_dir else set()
+            names = [name for name in names if name in listed]
+        for name in names:
+            candidate = Place(f"{where}/{name}")
+            if candidate.location != place.location and candidate.exists and not candidate.is_dir:
+                return candidate
     return None
+
+
+def folders_of_tables(folder: str) -> list[str]:
+    """Return where a table of genes may lie, of data in a folder."""
+    above = folder.rpartition("/")[0]
+    # Above a bucket or a server there is nothing but others.
+    return [folder, f"{folder}/metadata", *([f"{above}/metadata"] if not above.endswith(":/") else [])]
 
 
 def read_table(place: Place) -> FeatureTable:

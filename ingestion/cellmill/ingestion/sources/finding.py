@@ -34,7 +34,8 @@ def find_places(pattern: str) -> list[Place]:
         return [Place(pattern)]
     storage = Storage.open(pattern)
     if storage.is_local:
-        found = sorted(glob.glob(storage.url))
+        # A file may be called like a pattern.
+        found = [storage.url] if storage.local_path().exists() else sorted(glob.glob(storage.url))
     else:
         # The bucket itself holds no pattern.
         start = storage.url.index("/", storage.url.index("://") + 3)

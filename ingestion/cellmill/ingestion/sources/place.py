@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +60,9 @@ class Place:
             self._path = storage.local_path() if storage.is_local else None
         self.url = bare(self.location)
         self.memo: dict[str, Any] = {}
-        self.name = unquote(urlsplit(self.url).path).rstrip("/").rpartition("/")[2] or self.url
+        # In names of files, # and ? and % mean nothing.
+        path = unquote(urlsplit(self.url).path) if is_web(self.url) or self.is_opaque else self.url
+        self.name = path.rstrip("/").rpartition("/")[2] or self.url
 
     def __repr__(self) -> str:
         return f"Place({self.url!r})"
@@ -218,7 +220,8 @@ class Place:
 
     @cached_property
     def _facts(self) -> Facts | None:
-        return self._remote.facts()
+        is_bucket = not is_web(self.location) and self.location.count("/") == 2
+        return None if is_bucket else self._remote.facts()
 
     @property
     def _known(self) -> Facts:
@@ -238,11 +241,16 @@ class Place:
     @cached_property
     def _listing(self) -> dict[str, Facts]:
         pages = asked(lambda: list(self.storage.store.list()), self.url)
-        return {item["path"]: facts_of(item) for item in sorted((i for page in pages for i in page), key=_path)}
+        found = {str(item["path"]): facts_of(item) for page in pages for item in page}
+        # Some programs mark a folder by an empty file of its name.
+        folders = {"", *(parent for name in found for parent in _parents(name))}
+        return {name: found[name] for name in sorted(found) if found[name].size or name not in folders}
 
 
-def _path(item: Any) -> str:
-    return str(item["path"])
+def _parents(name: str) -> Iterator[str]:
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
 
 
 def stamp_of(files: Mapping[str, Facts]) -> str:
