@@ -44,9 +44,7 @@ def bench_command(
     token_capacity: Annotated[int, typer.Option(help="Tokens that a forward pass may hold.", min=1)] = 65_536,
     threads: Annotated[float, typer.Option(help="Threads that make batches.", min=0.1)] = 1.0,
     tflops: Annotated[float, typer.Option(help="Peak of your GPU, TFLOP/s: H100 989, A100 312.", min=0.1)] = 989.0,
-    utilisation: Annotated[
-        float, typer.Option(help="Share of it that training reaches.", min=0.01, max=1)
-    ] = 0.32,
+    utilisation: Annotated[float, typer.Option(help="Share of it that training reaches.", min=0.01, max=1)] = 0.32,
     d_model: Annotated[int, typer.Option(help="Width of your model; scGPT's by default.", min=1)] = 512,
     d_ff: Annotated[int, typer.Option(help="Width of its feed-forward layers.", min=1)] = 512,
     layers: Annotated[int, typer.Option(help="Its layers.", min=1)] = 12,
