@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import count, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ from cellmill.stream.stream import Stream
 from cellmill.tokens import PackedBatch, Tokeniser
 
 WORKERS = (1, 8, 64)
-STAGES = ("read and decode", "tokenise and pack", "deal into batches")
+_GROUPS = 4
+STAGES = ("read and decode", "tokenise and pack", "deal into batches", "plan and hand over")
 
 
 class StreamBench(Config):
@@ -38,11 +39,11 @@ class StreamBench(Config):
     cells_per_second, tokens_per_second
         By the clock.
     cells_per_core_second
-        By the CPU time of all threads.
+        By the CPU time of all threads, measured while the whole stream runs.
     tokens_per_cell, perceptual_per_cell
         Means.
     disk_bytes_per_cell, batch_bytes_per_cell
-        Of the shards' files, and of what goes to the GPU.
+        Of the shards' files, and of packed batches.
     stages
         Share of the CPU time by stage.
     mixing
@@ -113,7 +114,8 @@ def bench(
     by
         Columns whose mixing is looked at, and their values.
     cells
-        How many cells to time, in several epochs if need be, after some that warm up caches and compilers.
+        How many cells to time, at least, after some that warm up caches and compilers: whole epochs of a small atlas,
+        some groups of a large one.
     gpu
         What they are to feed.
     token_capacity
@@ -126,9 +128,11 @@ def bench(
     """
     stream = Stream(selection, tokeniser, config, labels={name: (name, list(by[name])) for name in by})
     read, tokenise, staged = _stages(stream, tokeniser, cells)
-    dealt, wall, seen = _whole(stream, cells)
-    costs = (read / staged, tokenise / staged, dealt / seen.cells)
-    per_cell = sum(costs)
+    spent, wall, seen = _whole(stream, cells)
+    costs = [read / staged, tokenise / staged, spent.dealing / seen.cells]
+    # Stages are measured apart, so that their sum may by chance exceed the whole.
+    per_cell = max(spent.whole / seen.cells, sum(costs))
+    costs.append(per_cell - sum(costs))
     demand = gpu.cells_per_second(seen.tokens / seen.cells, seen.perceptual / seen.cells)
     return StreamBench(
         cells=seen.cells,
@@ -170,26 +174,45 @@ def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, fl
     return read, tokenise, done
 
 
-def _whole(stream: Stream, cells: int) -> tuple[float, float, _Seen]:
-    """Run the stream as training does; return CPU seconds of this thread, seconds by the clock, and what came.
+@dataclass(frozen=True)
+class _Spent:
+    """CPU seconds: of the thread that takes batches, and of all threads."""
 
-    Groups are made ahead, in threads: what they cost is that of `_stages`, and the clock starts when as many cells have
-    come as lie in the windows at the beginning, so that as much is made as comes.
+    dealing: float
+    whole: float
+
+
+def _whole(stream: Stream, cells: int) -> tuple[_Spent, float, _Seen]:
+    """Run the stream as training does; return CPU seconds, seconds by the clock, and what came.
+
+    Groups are made ahead, so the clock must see as many made as come. Of a small atlas it measures whole epochs after
+    the first, which begin and end with nothing made; of a large one at least some groups, after as many cells have come
+    as lie in the windows at the beginning.
     """
-    seen, before, dealt, wall = _Seen(), 0, 0.0, 0.0
-    ahead = min(stream.n_cells, stream.lanes * stream.config.window)
-    began, start = time.thread_time(), time.perf_counter()
-    for batch in chain.from_iterable(map(stream.epoch, count())):
-        seen.lengths.append(batch.lengths)
-        if before < ahead:
-            before += batch.n_cells
-            began, start = time.thread_time(), time.perf_counter()
-            continue
-        seen.add(batch)
-        dealt, wall = time.thread_time() - began, time.perf_counter() - start
-        if seen.cells >= cells:
+    least = max(cells, _GROUPS * stream.config.group_cells)
+    small = stream.n_cells <= least
+    ahead = stream.n_cells if small else stream.lanes * stream.config.window
+    seen, before = _Seen(), 0
+    began = ended = _clocks()
+    for epoch in count():
+        for batch in stream.epoch(epoch):
+            seen.lengths.append(batch.lengths)
+            if before < ahead:
+                before += batch.n_cells
+                began = _clocks()
+                continue
+            seen.add(batch)
+            ended = _clocks()
+            if seen.cells >= least and not small:
+                break
+        if seen.cells >= (cells if small else least):
             break
-    return dealt, wall, seen
+    dealing, whole, wall = (end - begin for begin, end in zip(began, ended, strict=True))
+    return _Spent(dealing, whole), wall, seen
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.thread_time(), time.process_time(), time.perf_counter()
 
 
 def _sharing(

@@ -84,7 +84,7 @@ def _render(found: StreamBench) -> None:
     table.add_row("cells", f"{found.cells_per_second:,.0f} a second, {found.cells_per_core_second:,.0f} a CPU-second")
     table.add_row("tokens", f"{found.tokens_per_second:,.0f} a second, {found.tokens_per_cell:,.0f} a cell")
     table.add_row(
-        "bytes a cell", f"{found.disk_bytes_per_cell:,.0f} on disk, {found.batch_bytes_per_cell:,.0f} to the GPU"
+        "bytes a cell", f"{found.disk_bytes_per_cell:,.0f} on disk, {found.batch_bytes_per_cell:,.0f} in packed batches"
     )
     table.add_row("time", ", ".join(f"{name} {share:.0%}" for name, share in found.stages.items()))
     for name, share in found.mixing.items():
