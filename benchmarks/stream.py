@@ -18,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from benchmarks.ingest import machine, touch_memory
 from benchmarks.ingest_inputs import write_h5ad
 from benchmarks.raw_counts import RawCounts
@@ -34,13 +36,13 @@ from benchmarks.synthetic import write_atlas
 
 from cellmill.atlas import Atlas, Selection
 from cellmill.atlas.exporting import export_arrow
-from cellmill.stream import Stream, StreamConfig, micro_batch_count, split_cells, straggler_ratio, waste
+from cellmill.stream import Stream, StreamConfig, micro_batch_count, split_cells, straggler_ratio, unused
 from cellmill.stream.bench import bench
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.mixing import mixing
 
 FEATURES = 330_000
-_LONGEST, _PASS_CELLS = 1201, 16
+_LONGEST, _CAPACITY = 1201, 16 * 1201
 """Tokens of a cell of 1,200 genes, and how many such cells one forward pass holds."""
 PEERS = Path("~/.cache/cellmill/benchmark-peers").expanduser()
 WITH_TORCH = Path("~/.cache/cellmill/benchmark-peers-torch").expanduser()
@@ -238,7 +240,7 @@ def mixed(selection: Selection, batch_size: int) -> list[dict[str, Any]]:
     """Return the entropy within the batches of each worker of 1, 8 and 64, as a share of random ones, by label.
 
     Beside it: how far the worker with most tokens is behind the mean in each step, and what its passes lose that are
-    shorter than its longest, if none is longer than `_PASS_CELLS` of the longest cells.
+    shorter than its longest, if none is longer than `_CAPACITY` tokens.
     """
     names = ("dataset", "donor")
     values = {name: sorted({str(value) for part in selection.column(name) for value in part}) for name in names}
@@ -247,28 +249,25 @@ def mixed(selection: Selection, batch_size: int) -> list[dict[str, Any]]:
     for world_size in (1, 8, 64):
         sizes: list[int] = []
         codes: dict[str, list[Any]] = {name: [] for name in names}
-        tokens: list[list[int]] = []
-        passes: list[list[int]] = []
+        steps: list[list[npt.NDArray[np.int64]]] = []
         for rank in range(world_size):
             # As many lanes as the largest number of workers needs: the order of an epoch is that of the first row.
             config = StreamConfig(batch_size=batch_size, lanes=64)
             stream = Stream(selection, RawCounts(), config, rank=rank, world_size=world_size, labels=labels)
-            parts = micro_batch_count(stream.cells_per_step, _LONGEST, _PASS_CELLS * _LONGEST)
-            tokens.append([])
+            steps.append([])
             for batch in stream.epoch(0):
-                lengths = np.minimum(batch.lengths, _LONGEST)
-                tokens[-1].append(int(lengths.sum()))
-                if lengths.size == stream.cells_per_step:
-                    passes.append([int(lengths[part].sum()) for part in split_cells(lengths, parts)])
+                steps[-1].append(np.minimum(batch.lengths, _LONGEST))
                 sizes.append(batch.n_cells)
                 for name in names:
                     codes[name].append(batch.labels[name])
+        tokens = [[int(lengths.sum()) for lengths in step] for step in zip(*steps, strict=True)]
+        passes = [_passes(step) for step in zip(*steps, strict=True)]
         row: dict[str, Any] = {
             "workers": world_size,
             "cells_of_a_worker": max(sizes),
-            "straggler_ratio": straggler_ratio(np.array(tokens, np.int64).T),
-            "micro_batches": len(passes[0]),
-            "waste_of_micro_batches": waste(np.array(passes, np.int64)),
+            "straggler_ratio": straggler_ratio(np.array(tokens, np.int64)),
+            "micro_batches": float(np.mean([step.shape[1] for step in passes])),
+            "waste_of_micro_batches": unused(passes),
         }
         for name in names:
             every = np.concatenate(codes[name])
@@ -276,6 +275,13 @@ def mixed(selection: Selection, batch_size: int) -> list[dict[str, Any]]:
             row[name] = mixing(every, np.array(sizes, np.int64), population)
         found.append(row)
     return found
+
+
+def _passes(step: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    """Return the tokens of the forward passes of a step, int64 [workers, passes], by the lengths of their cells."""
+    parts = max(micro_batch_count(lengths, _CAPACITY) for lengths in step)
+    cut = [[int(lengths[part].sum()) for part in split_cells(lengths, parts, _CAPACITY)] for lengths in step]
+    return np.array(cut, np.int64)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -293,7 +299,7 @@ def show(found: dict[str, Any]) -> None:
         print(
             f"{row['workers']:>3} workers, {row['cells_of_a_worker']} cells each: entropy of donors {row['donor']:.2%} "
             f"of random, of data sets {row['dataset']:.2%}; the slowest has {row['straggler_ratio']:.3f} times the "
-            f"tokens of the mean; {row['micro_batches']} micro-batches waste {row['waste_of_micro_batches']:.2%}"
+            f"tokens of the mean; {row['micro_batches']:.1f} micro-batches waste {row['waste_of_micro_batches']:.2%}"
         )
     for goal in found["goals"]:
         print(f"{'met' if goal['met'] else 'NOT MET':8}{goal['name']}: {goal['value']:,.3f} (goal {goal['goal']:g})")

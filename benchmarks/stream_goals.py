@@ -30,7 +30,7 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
         add(f"peak memory: {row}", 1.0, peak[row], "GB", peak[row] < 1, f"{cells}, largest of {found['rounds']} rounds")
     for row in found["mixing"]:
         value, name = row["waste_of_micro_batches"], f"waste of micro-batches, workers: {row['workers']}"
-        add(name, 0.01, value, "of the time", value < 0.01, f"{cells}, {row['micro_batches']} micro-batches a step")
+        add(name, 0.01, value, "of the time", value < 0.01, f"{cells}, {row['micro_batches']:.1f} micro-batches a step")
     for label in ("donor", "dataset"):
         value = found["mixing"][0][label]
         add(f"entropy of {label} in global batches", 0.99, value, "of random batches", value >= 0.99, cells)

@@ -76,11 +76,11 @@ def test_the_next_step_is_made_while_one_is_computed_but_not_before_a_checkpoint
         return plain(lr)
 
     monkeypatch.setattr(engine, "step", step)
-    settings = LoopConfig(total_steps=6, optimizer=OPTIMIZER, seed=0, micro_batches=2, log_every=1, save_every=2)
+    settings = LoopConfig(total_steps=6, optimizer=OPTIMIZER, seed=0, log_every=1, save_every=2)
     run_loop(
         engine,
         source,
-        split,
+        lambda packed: split(packed, 2),
         task,
         settings,
         start=0,

@@ -59,12 +59,18 @@ def train(rank: int, world_size: int, parts: int, *, lr: float = OPTIMIZER.lr, d
         total_steps=STEPS,
         optimizer=OPTIMIZER.model_copy(update={"lr": lr}),
         seed=0,
-        micro_batches=parts,
         log_every=1,
         save_every=100,
     )
     run_loop(
-        engine, Fixed(rank, world_size), split, task, settings, start=0, log=log, save=lambda step: saved.append(step)
+        engine,
+        Fixed(rank, world_size),
+        lambda packed: split(packed, parts),
+        task,
+        settings,
+        start=0,
+        log=log,
+        save=lambda step: saved.append(step),
     )
     return lines
 

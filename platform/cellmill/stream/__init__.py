@@ -1,6 +1,6 @@
 """The stream: shuffled, tokenised batches of an atlas, with a position exact to the cell."""
 
-from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ratio, waste
+from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ratio, unused, waste
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.plan import EpochPlan
 from cellmill.stream.position import Position
@@ -17,5 +17,6 @@ __all__ = [
     "micro_batch_count",
     "split_cells",
     "straggler_ratio",
+    "unused",
     "waste",
 ]

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import heapq
-
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas.jit import compiled
 from cellmill.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
 
 
-_UNEVEN = 0.99
-"""Least share of the places in full parts that are taken, where up to half as many parts more can give it."""
+_UNEVEN = 0.01
+"""Largest waste that is borne, where up to half as many parts more avoid it."""
 
 
-def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
-    """Return into how many parts `split_cells` cuts a step so that none exceeds the capacity.
+def micro_batch_count(lengths: I64, capacity: int) -> int:
+    """Return into how many parts a worker's cells of a step should be cut, so that none exceeds the capacity.
 
-    It depends on bounds alone, so every rank comes to the same number. Cells that have as many tokens as they can have,
-    as most do, are shared evenly only by numbers of parts that almost divide them: where up to half as many parts more
-    do, they are taken (256 cells of which 54 fit in a pass: 6 parts of 43 at most, not 5 of 52 at most).
+    It is the least number that `split_cells` can do with, but where up to half as many parts more waste less than a
+    hundredth, these are taken: cells of equal length are shared evenly only by numbers that almost divide them (256
+    cells of which 54 fit in a pass: 6 parts of 43 at most, not 5 of 52 at most).
 
     Parameters
     ----------
-    cells
-        Cells of a step on one rank, or sets of cells that stay together, at most.
-    longest
-        Tokens of a cell, or of a set, at most, ``<cls>`` included.
+    lengths : int64 [n]
+        Tokens of each cell, ``<cls>`` included, or of each set of cells that stay together.
     capacity
         Tokens of one forward pass, at most.
 
@@ -37,27 +34,49 @@ def micro_batch_count(cells: int, longest: int, capacity: int) -> int:
     ConfigError
         One cell alone exceeds the capacity.
     """
+    if not lengths.size:
+        return 1
+    check_capacity(int(lengths.max()), capacity)
+    total, order = int(lengths.sum()), _longest_first(lengths)
+
+    def heaviest(parts: int) -> int:
+        return int(_deal(lengths, order, parts)[1].max())
+
+    least = -(-total // capacity)
+    while heaviest(least) > capacity:
+        least += 1
+    candidates = range(least, least + least // 2 + 1)
+    return next((n for n in candidates if total >= (1 - _UNEVEN) * n * heaviest(n)), least)
+
+
+def check_capacity(longest: int, capacity: int) -> None:
+    """Refuse a capacity that one cell alone exceeds.
+
+    Parameters
+    ----------
+    longest
+        Tokens of a cell, or of a set of cells that stay together, at most.
+    capacity
+        Tokens of one forward pass, at most.
+
+    Raises
+    ------
+    ConfigError
+        It does.
+    """
     if longest > capacity:
         raise ConfigError(
             f"A cell, or a set of cells, can have {longest:,} tokens, but one forward pass may hold {capacity:,}.",
             where="token_capacity",
             fix="Raise token_capacity, or lower tokens.max_genes.",
         )
-    least = max(1, -(-cells // (capacity // longest)))
-
-    def taken(parts: int) -> float:
-        return cells / (parts * -(-cells // parts))
-
-    candidates = range(least, max(least, min(cells, least + least // 2)) + 1)
-    even = (parts for parts in candidates if cells and taken(parts) >= _UNEVEN)
-    return next(even, least)
 
 
-def split_cells(lengths: I64, parts: int) -> list[I64]:
+def split_cells(lengths: I64, parts: int, capacity: int) -> list[I64]:
     """Return the cells of each part, ascending.
 
-    Cells are dealt, longest first, each to the part with fewest tokens among those that are not full; a part is full
-    with ``ceil(cells / parts)`` cells, so no part exceeds that many times the longest cell.
+    Cells are dealt, longest first, each to the part with fewest tokens. Should that overfill one, which fewer parts may
+    avoid, some parts are left empty: any number from `micro_batch_count` on will do.
 
     Parameters
     ----------
@@ -65,21 +84,30 @@ def split_cells(lengths: I64, parts: int) -> list[I64]:
         Tokens of each cell.
     parts
         Number of parts; some are empty if there are fewer cells.
+    capacity
+        Tokens of a part, at most.
 
     Returns
     -------
     list of int64
         `parts` arrays; together they hold every cell once.
+
+    Raises
+    ------
+    ConfigError
+        The parts are too few.
     """
-    full = -(-lengths.size // parts) if lengths.size else 0
-    taken: list[list[int]] = [[] for _ in range(parts)]
-    heap = [(0, part) for part in range(parts)]
-    for cell in np.argsort(-lengths, kind="stable").tolist():
-        tokens, part = heapq.heappop(heap)
-        taken[part].append(cell)
-        if len(taken[part]) < full:
-            heapq.heappush(heap, (tokens + int(lengths[cell]), part))
-    return [np.array(sorted(cells), dtype=np.int64) for cells in taken]
+    order = _longest_first(lengths)
+    for used in range(parts, 0, -1):
+        part, tokens = _deal(lengths, order, used)
+        if int(tokens.max()) <= capacity:
+            by_part = np.argsort(part, kind="stable")
+            return np.split(by_part, np.searchsorted(part[by_part], np.arange(1, parts)))
+    raise ConfigError(
+        f"{int(lengths.sum()):,} tokens do not fit in {parts} forward passes of {capacity:,}.",
+        where="token_capacity",
+        fix="Raise token_capacity.",
+    )
 
 
 def waste(tokens: I64) -> float:
@@ -92,8 +120,13 @@ def waste(tokens: I64) -> float:
     tokens : int64 [passes, workers]
         Of each forward pass; or of the micro-batches of a worker, one after the other, in place of workers.
     """
-    spent = tokens.shape[1] * int(tokens.max(axis=1).sum())
-    return 1 - int(tokens.sum()) / spent if spent else 0.0
+    return unused([tokens])
+
+
+def unused(steps: list[I64]) -> float:
+    """Return `waste` over steps that differ in their number of micro-batches, each int64 [passes, workers]."""
+    spent = sum(step.shape[1] * int(step.max(axis=1).sum()) for step in steps if step.size)
+    return 1 - sum(int(step.sum()) for step in steps) / spent if spent else 0.0
 
 
 def straggler_ratio(tokens: I64) -> float:
@@ -106,3 +139,19 @@ def straggler_ratio(tokens: I64) -> float:
     """
     total = int(tokens.sum())
     return tokens.shape[1] * int(tokens.max(axis=1).sum()) / total if total else 1.0
+
+
+def _longest_first(lengths: I64) -> I64:
+    return np.argsort(-lengths, kind="stable")
+
+
+@compiled
+def _deal(lengths: I64, order: I64, parts: int) -> tuple[I64, I64]:
+    """Return the part of each cell, and the tokens of each part."""
+    part = np.empty(lengths.size, np.int64)
+    tokens = np.zeros(parts, np.int64)
+    for cell in order:
+        lightest = np.argmin(tokens)
+        part[cell] = lightest
+        tokens[lightest] += lengths[cell]
+    return part, tokens

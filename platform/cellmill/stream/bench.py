@@ -124,9 +124,10 @@ def bench(
     Raises
     ------
     ConfigError
-        No cell is selected, or a column does not exist.
+        No cell is selected, a column does not exist, or a cell exceeds the token capacity.
     """
     stream = Stream(selection, tokeniser, config, labels={name: (name, list(by[name])) for name in by})
+    stream.check_capacity(token_capacity)
     read, tokenise, staged = _stages(stream, tokeniser, cells)
     spent, wall, seen = _whole(stream, cells)
     costs = [read / staged, tokenise / staged, spent.dealing / seen.cells]
@@ -229,9 +230,7 @@ def _sharing(
             dealt = Stream(selection, tokeniser, stream.config.model_copy(update={"lanes": lanes}))
             enough = -(-min(cells, stream.n_cells) // stream.config.batch_size)
             lengths = [batch.lengths for batch in islice(dealt.epoch(0), enough)]
-        yield shared(
-            dealt, workers, lengths, longest=tokeniser.longest, capacity=max(capacity, tokeniser.longest * dealt.unit)
-        )
+        yield shared(dealt, workers, lengths, capacity=capacity)
 
 
 def _disk_bytes(selection: Selection) -> float:

@@ -93,7 +93,7 @@ def _render(found: StreamBench) -> None:
         table.add_row(
             f"{part.workers} worker{'s' if part.workers > 1 else ''}",
             f"the slowest has {part.straggler_ratio:.3f} times the mean's tokens; "
-            f"{part.micro_batches} micro-batches a step waste {part.waste:.2%}",
+            f"{part.micro_batches:.1f} micro-batches a step waste {part.waste:.2%}",
         )
     demand = f"trains on about {found.gpu_cells_per_second:,.0f} cells a second"
     table.add_row("one GPU", f"{demand}: {found.cores_per_gpu:.2f} of these cores feed it")

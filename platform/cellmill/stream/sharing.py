@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.config import Config
-from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ratio, waste
+from cellmill.stream.balance import micro_batch_count, split_cells, straggler_ratio, unused
 from cellmill.stream.plan import EpochPlan
 from cellmill.stream.stream import Stream
 
@@ -24,7 +24,7 @@ class Sharing(Config):
     workers
         How many.
     micro_batches
-        Forward passes of a step.
+        Forward passes of a step, on average.
     straggler_ratio
         How many times as many tokens as the mean worker the one with most has, over all steps.
     waste
@@ -32,12 +32,12 @@ class Sharing(Config):
     """
 
     workers: int
-    micro_batches: int
+    micro_batches: float
     straggler_ratio: float
     waste: float
 
 
-def shared(stream: Stream, workers: int, tokens: Iterable[I64], *, longest: int, capacity: int) -> Sharing:
+def shared(stream: Stream, workers: int, tokens: Iterable[I64], *, capacity: int) -> Sharing:
     """Return how several workers would share the first steps of a stream, by the lengths of their cells.
 
     Parameters
@@ -49,13 +49,16 @@ def shared(stream: Stream, workers: int, tokens: Iterable[I64], *, longest: int,
     tokens : int64 [cells] each
         Tokens of the cells of each global batch, from the beginning of the first epoch on. Batches that lack cells of
         damaged shards are left out.
-    longest, capacity
-        See `micro_batch_count`.
+    capacity
+        Tokens of a forward pass, at most.
+
+    Raises
+    ------
+    ConfigError
+        One cell, or set of cells, alone exceeds the capacity.
     """
-    of_lane = stream.cells_per_step // stream.lanes // stream.unit
-    parts = micro_batch_count(-(-stream.lanes // workers) * of_lane, longest * stream.unit, capacity)
     steps: list[list[int]] = []
-    passes: list[list[int]] = []
+    passes: list[I64] = []
     for (plan, taken), lengths in zip(_steps(stream), tokens, strict=False):
         units = lengths.reshape(-1, stream.unit).sum(axis=1)
         rank = _ranks(plan, workers)[places_of_step(plan, taken)]
@@ -63,12 +66,14 @@ def shared(stream: Stream, workers: int, tokens: Iterable[I64], *, longest: int,
             continue
         own = [units[rank == number] for number in range(workers)]
         steps.append([int(cells.sum()) for cells in own])
-        passes += [[int(cells[part].sum()) for part in split_cells(cells, parts)] for cells in own]
+        parts = max(micro_batch_count(cells, capacity) for cells in own)
+        cut = [[int(cells[part].sum()) for part in split_cells(cells, parts, capacity)] for cells in own]
+        passes.append(np.array(cut, np.int64))
     return Sharing(
         workers=workers,
-        micro_batches=parts,
+        micro_batches=sum(step.shape[1] for step in passes) / max(len(passes), 1),
         straggler_ratio=straggler_ratio(np.array(steps, np.int64)),
-        waste=waste(np.array(passes, np.int64)),
+        waste=unused(passes),
     )
 
 

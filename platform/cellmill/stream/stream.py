@@ -8,10 +8,11 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cellmill.atlas import Selection
 from cellmill.errors import CheckpointError, ConfigError
-from cellmill.stream.balance import micro_batch_count, split_cells
+from cellmill.stream.balance import check_capacity, micro_batch_count, split_cells
 from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork, MadeGroup
@@ -99,6 +100,7 @@ class Stream:
         check_lanes(self.lanes, units, world_size)
         self._share = units // self.lanes
         self._tokeniser = tokeniser
+        self._selection = selection
         self._losses = Losses()
         self.shards = tuple("/".join(entry.key) for entry in selection.shards)
         self._digest = _order_digest(selection, config, self.lanes)
@@ -186,22 +188,52 @@ class Stream:
             )
         return self._steps(position.epoch, position.taken)
 
-    def micro_batch_count(self, capacity: int) -> int:
-        """Return into how many forward passes of at most `capacity` tokens a step is cut, on every worker.
+    def check_capacity(self, capacity: int) -> None:
+        """Refuse a capacity of a forward pass that a selected cell, or a set of such cells, can exceed.
+
+        The catalog tells how many genes the cells of a shard have at most; where that is too many and only some of the
+        cells are selected, these are looked at.
 
         Raises
         ------
         ConfigError
-            One cell, or set of cells, alone can exceed the capacity.
+            One can.
         """
-        return micro_batch_count(self.cells_per_step // self.unit, self._tokeniser.longest * self.unit, capacity)
+        shards = self._selection.shards
+        measured = max(entry.n_features for entry in shards)
+        longest = self._tokeniser.longest(max(entry.max_genes for entry in shards), measured)
+        if longest * self.unit > capacity:
+            longest = self._tokeniser.longest(self._selection.most_genes(), measured)
+        check_capacity(longest * self.unit, capacity)
 
-    def micro_batches(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
-        """Cut a step's cells into parts of about equal numbers of tokens, sets whole; see `split_cells`."""
-        if parts == 1:
+    def micro_batch_count(self, packed: PackedBatch, capacity: int) -> int:
+        """Return into how many forward passes of at most `capacity` tokens this worker's cells of a step should be cut.
+
+        Workers that step together take the largest of their numbers.
+
+        Raises
+        ------
+        ConfigError
+            One cell, or set of cells, alone exceeds the capacity.
+        """
+        return micro_batch_count(self._units(packed), capacity)
+
+    def micro_batches(self, packed: PackedBatch, parts: int, capacity: int) -> list[PackedBatch]:
+        """Cut a step's cells into parts of about equal numbers of tokens, sets whole; see `split_cells`.
+
+        Raises
+        ------
+        ConfigError
+            There are fewer parts than `micro_batch_count` says.
+        """
+        if parts == 1 and packed.n_tokens <= capacity:
             return [packed]
-        tokens = packed.lengths.reshape(-1, self.unit).sum(axis=1)
-        return [packed.select(expand(units, self.unit)) for units in split_cells(tokens, parts)]
+        return [packed.select(expand(units, self.unit)) for units in split_cells(self._units(packed), parts, capacity)]
+
+    def _units(self, packed: PackedBatch) -> npt.NDArray[np.int64]:
+        """Return the tokens of each cell, or of each set: int64 [n]."""
+        tokens: npt.NDArray[np.int64] = packed.lengths.reshape(-1, self.unit).sum(axis=1)
+        return tokens
 
     def _steps(self, epoch: int, taken: int) -> Generator[PackedBatch, None, None]:
         plan = self.plan(epoch)

@@ -91,11 +91,16 @@ class Tokeniser:
             epoch=np.uint64(0),
         )
 
-    @property
-    def longest(self) -> int:
-        """Most tokens that a cell can have, ``<cls>`` included."""
-        genes = self.config.max_genes
-        return 1 + (genes if self.panel is None else min(genes, self.panel.size))
+    def longest(self, expressed: int, measured: int) -> int:
+        """Return the most tokens, ``<cls>`` included, of cells that have no more genes than these.
+
+        Parameters
+        ----------
+        expressed, measured
+            Genes of a cell that have a count, and that were measured.
+        """
+        genes = expressed if self.config.include_zero == "none" else measured
+        return 1 + min(genes, self.config.max_genes, genes if self.panel is None else self.panel.size)
 
     def tokenise(
         self, block: CellBlock, *, seed: int, epoch: int, cells: I64 | None = None, copies: I64 | None = None

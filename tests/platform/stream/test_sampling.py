@@ -220,7 +220,7 @@ def test_sets_share_their_columns_and_stay_whole(stream_atlas: Atlas, whole: Tab
             cells = batch.cell_id[batch.labels["set"] == number].tolist()
             assert len(cells) == len(set(cells)) == 6
             assert len({group[cell] for cell in cells}) == 1
-        parts = stream.micro_batches(batch, 3)
+        parts = stream.micro_batches(batch, 3, batch.n_tokens)
         assert sum(part.n_cells for part in parts) == batch.n_cells
         for part in parts:
             assert (np.unique(part.labels["set"], return_counts=True)[1] == 6).all()

@@ -18,6 +18,7 @@ from cellmill.runs import Run
 from cellmill.stream import Stream
 from cellmill.tokens import Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
+from cellmill.training.agreement import Agreement
 from cellmill.training.config import TrainingConfig
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
@@ -111,7 +112,7 @@ class Job:
         # The workers of a machine share its cores.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        source = _Source(self.cells, self.stream(rank, world_size))
+        source = _Source(self.cells, self.stream(rank, world_size), self.config.token_capacity)
         task = build_task(self.task, cell_prompt_after=self.cell_prompt_after)
         engine = Engine(Trainee(self.initial_model(), task), self.config.optimizer, zero_stage=self.config.zero_stage)
         per_epoch = source.steps_per_epoch
@@ -140,7 +141,6 @@ class Job:
             total_steps=plan["total_steps"],
             optimizer=self.config.optimizer,
             seed=self.config.seed,
-            micro_batches=source.stream.micro_batch_count(self.config.token_capacity),
             log_every=self.config.log_every,
             save_every=self.config.checkpoint.every_steps or per_epoch,
         )
@@ -218,8 +218,11 @@ class Job:
 class _Source:
     """The stream with tokens of the model."""
 
-    def __init__(self, cells: Cells, stream: Stream) -> None:
+    def __init__(self, cells: Cells, stream: Stream, capacity: int) -> None:
+        stream.check_capacity(capacity)
         self._cells = cells
+        self._capacity = capacity
+        self._agreement = Agreement()
         self.stream = stream
         self.lanes = stream.lanes
         self.steps_per_epoch = stream.steps_per_epoch
@@ -235,6 +238,7 @@ class _Source:
         epoch, step = divmod(steps, self.steps_per_epoch)
         return self.stream.position(epoch, step).model_dump(mode="json")
 
-    def split(self, packed: PackedBatch, parts: int) -> list[PackedBatch]:
-        """Cut a rank's cells of a step into parts of about equal numbers of tokens."""
-        return self.stream.micro_batches(packed, parts)
+    def split(self, packed: PackedBatch) -> list[PackedBatch]:
+        """Cut a rank's cells of a step into as many parts as the rank needs that needs most; collective."""
+        parts = self._agreement.largest(self.stream.micro_batch_count(packed, self._capacity))
+        return self.stream.micro_batches(packed, parts, self._capacity)

@@ -44,8 +44,6 @@ class LoopConfig:
         For the learning rate.
     seed
         Of dropout; its random numbers depend on seed, step and rank alone, so no state of them is kept.
-    micro_batches
-        Forward passes of a step, equal on all ranks.
     log_every, save_every
         Steps between metrics, and between checkpoints.
     """
@@ -53,12 +51,11 @@ class LoopConfig:
     total_steps: int
     optimizer: OptimizerConfig
     seed: int
-    micro_batches: int
     log_every: int
     save_every: int
 
 
-Split = Callable[[PackedBatch, int], Sequence[PackedBatch]]
+Split = Callable[[PackedBatch], Sequence[PackedBatch]]
 Log = Callable[[Mapping[str, float], int], None]
 Save = Callable[[int], None]
 
@@ -68,8 +65,8 @@ def run_loop(
 ) -> None:
     """Train from step `start` to the end.
 
-    Each step: its cells in `micro_batches` parts; the number of targets summed over parts and ranks; the loss of each
-    part divided by it and sent backward; one update.
+    Each step: its cells in parts, one a forward pass; the number of targets summed over parts and ranks; the loss of
+    each part divided by it and sent backward; one update.
 
     Parameters
     ----------
@@ -78,7 +75,7 @@ def run_loop(
     source
         The cells.
     split
-        Cuts a rank's cells of a step into a number of parts, some of which may be empty.
+        Cuts a rank's cells of a step into parts, as many on every rank; some may be empty. Collective.
     task
         Objective and its count of targets.
     config
@@ -103,7 +100,7 @@ def run_loop(
     done = start
     while done < config.total_steps:
         steps = source.epoch(done // per_epoch, done % per_epoch)
-        upcoming = Upcoming(steps, lambda packed: split(packed, config.micro_batches), collate)
+        upcoming = Upcoming(steps, split, collate)
         while (parts := upcoming.take()) is not None:
             torch.manual_seed(_mix(config.seed, done, rank))
             n_targets = _global_sum(sum(task.targets(part) for part in parts), engine.device)
