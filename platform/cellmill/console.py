@@ -6,7 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,22 @@ def emit(payload: Mapping[str, Any], as_json: bool, render: Callable[[], None]) 
         render()
 
 
+Showing = Callable[[int | None, str, str], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress by its total, description and unit."""
+
+_showing: ContextVar[Showing | None] = ContextVar("showing", default=None)
+
+
+@contextmanager
+def showing_with(show: Showing) -> Iterator[None]:
+    """Have progress shown in another way, for who has no terminal that anybody sees."""
+    token = _showing.set(show)
+    try:
+        yield
+    finally:
+        _showing.reset(token)
+
+
 @contextmanager
 def progress(
     total: int | None, description: str, unit: str = "cells", left: Callable[[], float | None] | None = None
@@ -55,6 +72,10 @@ def progress(
     left
         Returns the seconds that are left, or None; by default, units go on as fast as they did.
     """
+    if (show := _showing.get()) is not None:
+        with show(total, description, unit) as advance:
+            yield advance
+        return
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),

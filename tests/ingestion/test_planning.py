@@ -1,18 +1,28 @@
 """Plans are made side by side, wherever tasks run, and are the same everywhere."""
 
 import dataclasses
+import io
+import json
 import os
+import re
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import sparse
 
+from cellmill import console
+from cellmill.atlas import Atlas
+from cellmill.console import progress
 from cellmill.errors import CountsError, ResourceError
-from cellmill.ingestion import planning
+from cellmill.ingestion import ingest, planning
 from cellmill.ingestion.pipeline import plan
 from cellmill.ingestion.plan import plan_source
 from tests.ingestion.cells import config, make_adata, write
@@ -107,3 +117,48 @@ def test_sources_are_planned_side_by_side(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(planning, "plan_source", waits)
     plans = plan(config(tmp_path / "atlas", *paths))
     assert [plan.dataset for plan in plans] == ["0", "1"]
+
+
+@pytest.mark.slow
+def test_each_node_makes_once_what_its_tasks_need_beside_them(tmp_path: Path) -> None:
+    cells = make_adata(40_000, 20)
+    cells.X = sparse.csc_matrix(cells.X)
+    path = write(cells, tmp_path / "columns.h5ad")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ingestion.two_nodes", str(path), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    made = {name: list((tmp_path / name).glob("prepared/*/header.json")) for name in ("head", "worker", "driver")}
+    assert {name: len(folders) for name, folders in made.items()} == {"head": 1, "worker": 1, "driver": 0}
+    ingest(config(tmp_path / "local", path, task_memory_mb=64, shard_cells=10_000))
+    here = Atlas.open(tmp_path / "local").snapshot().shards
+    assert json.loads(done.stdout.splitlines()[-1]) == [[list(entry.key), entry.checksum] for entry in here]
+
+
+def tells(number: int) -> str:
+    with progress(100, f"fetching {number}", unit="bytes") as advance:
+        for _ in range(30):
+            time.sleep(0.1)
+            advance(3)
+    return "fetched"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_task_on_ray_is_at_is_shown_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cellmill.cluster import ClusterConfig
+    from cellmill.ingestion import job
+
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=shown, width=120))
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(job, "_LOOK_S", 0.2)
+    backend = job.RayBackend(ClusterConfig(), task_memory_mb=64)
+    assert dict(backend.gather(tells, ["a", "b"])) == {0: "fetched", 1: "fetched"}
+    for number in range(2):
+        assert f"fetching {number}: " in shown.getvalue()
+    assert re.search(r"fetching 1: [1-9]\d? of 100 bytes, \d+ a second, \d+ s left", shown.getvalue())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -16,6 +17,7 @@ import cellmill.errors
 from cellmill.cluster import ClusterConfig, connect
 from cellmill.errors import CellmillError, ResourceError
 from cellmill.ingestion.backend import Row, T
+from cellmill.ingestion.telling import Watched, telling
 
 _RETRIES = 2
 """How often a task whose worker died is tried again. Without a bound Ray would try for ever."""
@@ -23,6 +25,9 @@ _RETRIES = 2
 
 _UNDER_WAY = 256
 """Tasks that are known to Ray at a time; more would only make it slower to ask which have finished."""
+
+_LOOK_S = 2.0
+"""After so long without a result, it is shown what tasks are at."""
 
 _PROCESS_MB = 400
 """Memory of a worker with all libraries loaded, before it has read a cell."""
@@ -92,36 +97,47 @@ class RayBackend:
         ResourceError
             A task's worker died, time after time.
         """
-        held = ray.put(function)
+        held, board = ray.put(function), f"cellmill-{uuid4().hex}"
         start = _gathered.options(memory=self._memory)
         left = iter(range(len(names)))
-        tasks = {start.remote([held], number): number for number in islice(left, _UNDER_WAY)}
+        tasks = {start.remote([held], number, board): number for number in islice(left, _UNDER_WAY)}
+        watched = Watched(board)
         try:
             while tasks:
-                (done,), _ = ray.wait(list(tasks), num_returns=1)
-                number = tasks.pop(done)
-                tasks |= {start.remote([held], following): following for following in islice(left, 1)}
-                try:
-                    found = ray.get(done)
-                except RayTaskError:
-                    raise
-                except RayError as error:
-                    raise _died(names[number], error) from error
-                if isinstance(found, CellmillError):
-                    raise found
-                yield number, found
+                finished, _ = ray.wait(list(tasks), num_returns=1, timeout=_LOOK_S)
+                if not finished:
+                    watched.show()
+                for done in finished:
+                    number = tasks.pop(done)
+                    tasks |= {start.remote([held], following, board): following for following in islice(left, 1)}
+                    yield number, _result(done, names[number])
         finally:
+            watched.close()
             for task in tasks:
                 ray.cancel(task)
 
 
 @ray.remote(num_cpus=1, max_retries=_RETRIES)
-def _gathered(held: list[ray.ObjectRef[Any]], number: int) -> Any:
+def _gathered(held: list[ray.ObjectRef[Any]], number: int, board: str) -> Any:
     try:
-        return _loaded(held[0])(number)
+        with telling(board):
+            return _loaded(held[0])(number)
     except CellmillError as error:
         # As a result, for Ray would add its own account of it.
         return error
+
+
+def _result(task: ray.ObjectRef[Any], name: str) -> Any:
+    try:
+        found = ray.get(task)
+    except RayTaskError:
+        # Nobody expected it: what Ray says of it is what there is.
+        raise
+    except RayError as error:
+        raise _died(name, error) from error
+    if isinstance(found, CellmillError):
+        raise found
+    return found
 
 
 class _Task:
