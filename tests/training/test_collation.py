@@ -19,6 +19,8 @@ from tests.platform.tokens.builders import random_block
 from tests.training.small import N_GENES
 from tests.training.test_loop import OPTIMIZER, PER_EPOCH, Fixed, split
 
+SHAPE = ModelConfig(n_tokens=8 + N_GENES, d_model=16, n_layers=1, n_heads=2, d_ff=16)
+
 
 def batches(n: int) -> list[PackedBatch]:
     packed = Tokeniser(TokenConfig(max_genes=20, prompt_ratios=(0.5,))).tokenise(
@@ -35,7 +37,7 @@ def test_one_copy_a_step_and_the_order_stays(monkeypatch: pytest.MonkeyPatch) ->
         return host.clone()
 
     monkeypatch.setattr(moving, "copy_to", copy)
-    upcoming = Upcoming(iter(batches(4)), lambda b: split(b, 3), Collator(torch.device("meta"), "targets"))
+    upcoming = Upcoming(iter(batches(4)), lambda b: split(b, 3), Collator(torch.device("meta"), "targets", SHAPE))
     seen: list[int] = []
     for number in range(4):
         upcoming.prepare()
@@ -65,8 +67,7 @@ def test_the_next_step_is_made_while_one_is_computed_but_not_before_a_checkpoint
 ) -> None:
     prepare_process()
     source, task = Counted(0, 1), build_task("generate")
-    config = ModelConfig(n_tokens=8 + N_GENES, d_model=16, n_layers=1, n_heads=2, d_ff=16)
-    engine = Engine(Trainee(CellModel(config), task), OPTIMIZER, zero_stage=0)
+    engine = Engine(Trainee(CellModel(SHAPE), task), OPTIMIZER, zero_stage=0)
     at_step: list[int] = []
     at_save: list[tuple[int, int]] = []
     plain = engine.step
@@ -81,6 +82,7 @@ def test_the_next_step_is_made_while_one_is_computed_but_not_before_a_checkpoint
         engine,
         source,
         lambda packed: split(packed, 2),
+        Collator(engine.device, task.readout, SHAPE),
         task,
         settings,
         start=0,

@@ -11,6 +11,7 @@ import torch
 from cellmill.errors import ConfigError
 from cellmill.genes import N_SPECIALS
 from cellmill.tokens import CellBlock, PackedBatch, TokenConfig, Tokeniser
+from cellmill.training.collation import Collator
 from cellmill.training.engine import Engine, prepare_process
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
@@ -66,6 +67,7 @@ def train(rank: int, world_size: int, parts: int, *, lr: float = OPTIMIZER.lr, d
         engine,
         Fixed(rank, world_size),
         lambda packed: split(packed, parts),
+        Collator(engine.device, task.readout, config),
         task,
         settings,
         start=0,

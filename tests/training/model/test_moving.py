@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def packs() -> list[Any]:
 def test_all_micro_batches_of_a_step_are_one_copy(copies: list[Tensor]) -> None:
     here = [TorchBatch.from_packed(pack) for pack in packs()]
     for batch in here:
-        batch.layout.prepare(batch.queries("targets"))
+        batch.prepare("targets", "flash-cuda")
     there = move(here, ELSEWHERE).arrive()
     (buffer,) = copies
     inside = range(buffer.data_ptr(), buffer.data_ptr() + buffer.nbytes)
@@ -86,11 +86,17 @@ def test_all_micro_batches_of_a_step_are_one_copy(copies: list[Tensor]) -> None:
         (ClassificationObjective("class"), "cell", [1]),
     ],
 )
+@pytest.mark.parametrize("attention", ["flash", "sdpa"])
 def test_a_pass_over_a_moved_batch_copies_nothing_more(
-    copies: list[Tensor], objective: Objective, readout: Queries, which: list[int]
+    copies: list[Tensor],
+    objective: Objective,
+    readout: Queries,
+    which: list[int],
+    attention: Literal["flash", "sdpa"],
 ) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(n_tokens=40, d_model=16, n_layers=2, n_heads=2, d_ff=24, n_classes=2, n_conditions=3)
+    shape = {"n_tokens": 40, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 24, "n_classes": 2, "n_conditions": 3}
+    config = ModelConfig.model_validate({**shape, "attention": attention})
     for pack in (packs()[i] for i in which):
         model = CellModel(config)
         other = deepcopy(model)
@@ -98,8 +104,7 @@ def test_a_pass_over_a_moved_batch_copies_nothing_more(
         wanted = objective(model, batch, 2000)
         wanted.loss_sum.backward()
         moving_batch = TorchBatch.from_packed(pack)
-        # The kernels for CPUs want rectangles, those for GPUs do not.
-        moving_batch.layout.prepare(moving_batch.queries(readout), rectangles=True)
+        moving_batch.prepare(readout, "flash-cpu" if attention == "flash" else "sdpa")
         (moved,) = move([moving_batch], ELSEWHERE).arrive()
         before = len(copies)
         found = objective(other, moved, 2000)
@@ -113,7 +118,7 @@ def test_a_pass_over_a_moved_batch_copies_nothing_more(
 
 def test_variable_length_kernels_find_theirs_ready(copies: list[Tensor]) -> None:
     batch = TorchBatch.from_packed(make_pack(SHAPES))
-    batch.prepare("targets")
+    batch.prepare("targets", "flash-cuda")
     (moved,) = move([batch], ELSEWHERE).arrive()
     for queries in ("all", "targets"):
         plan, other = batch.layout.plan(queries), moved.layout.plan(queries)

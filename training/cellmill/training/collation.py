@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from cellmill.tokens import PackedBatch
-from cellmill.training.model import TorchBatch
+from cellmill.training.model import ModelConfig, TorchBatch, describe_backend
 from cellmill.training.model.layout import Queries
 from cellmill.training.model.moving import Moving, move
 
@@ -21,10 +21,14 @@ class Collator:
         Where to.
     readout
         Which outputs the model will be asked for; see `CellModel.encode`.
+    model
+        Its shape, which decides what computes attention there.
     """
 
-    def __init__(self, device: torch.device, readout: Queries) -> None:
+    def __init__(self, device: torch.device, readout: Queries, model: ModelConfig) -> None:
         self._device, self._readout = device, readout
+        backend = describe_backend(device, dtype=torch.float32, d_head=model.d_head, attention=model.attention)
+        self._kernel = backend.name
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, parts: Sequence[PackedBatch]) -> Moving[TorchBatch]:
@@ -32,7 +36,7 @@ class Collator:
         batches = [TorchBatch.from_packed(part) for part in parts]
         if self._device.type != "cpu":
             for batch in batches:
-                batch.prepare(self._readout)
+                batch.prepare(self._readout, self._kernel)
         return move(batches, self._device, self._stream)
 
 

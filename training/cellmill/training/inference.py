@@ -85,7 +85,7 @@ class Network:
             modalities=Modalities.of(vocabulary),
         )
         self._capacity = token_capacity
-        self._collate = Collator(self.device, "cell")
+        self._collate = Collator(self.device, "cell", model.config)
 
     def prepare(self, adata: ad.AnnData, *, counts: str = "auto") -> Query:
         """Find the counts, map the genes to the model's, and refuse what does not fit; see `to_query`."""

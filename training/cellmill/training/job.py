@@ -19,6 +19,7 @@ from cellmill.stream import Stream
 from cellmill.tokens import Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.agreement import Agreement
+from cellmill.training.collation import Collator
 from cellmill.training.config import TrainingConfig
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
@@ -144,7 +145,8 @@ class Job:
             log_every=self.config.log_every,
             save_every=self.config.checkpoint.every_steps or per_epoch,
         )
-        run_loop(engine, source, source.split, task, loop, start=start, log=log, save=save)
+        collate = Collator(engine.device, task.readout, self.model)
+        run_loop(engine, source, source.split, collate, task, loop, start=start, log=log, save=save)
         if run is not None:
             run.close()
 

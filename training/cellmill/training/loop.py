@@ -61,7 +61,16 @@ Save = Callable[[int], None]
 
 
 def run_loop(
-    engine: Engine, source: Source, split: Split, task: Task, config: LoopConfig, *, start: int, log: Log, save: Save
+    engine: Engine,
+    source: Source,
+    split: Split,
+    collate: Collator,
+    task: Task,
+    config: LoopConfig,
+    *,
+    start: int,
+    log: Log,
+    save: Save,
 ) -> None:
     """Train from step `start` to the end.
 
@@ -76,6 +85,8 @@ def run_loop(
         The cells.
     split
         Cuts a rank's cells of a step into parts, as many on every rank; some may be empty. Collective.
+    collate
+        Makes tensors of the parts and brings them to the device.
     task
         Objective and its count of targets.
     config
@@ -94,7 +105,6 @@ def run_loop(
     """
     engine.train()
     meter = Meter(engine.device)
-    collate = Collator(engine.device, task.readout)
     rank = torch.distributed.get_rank()
     per_epoch = source.steps_per_epoch
     done = start

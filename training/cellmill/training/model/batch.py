@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cellmill.errors import IntegrityError
 from cellmill.training.model.embedding import MASK_VALUE
-from cellmill.training.model.layout import Ints, Layout, Queries, ranges
+from cellmill.training.model.layout import Ints, KernelName, Layout, Queries, ranges
 from cellmill.training.model.packed import Array, Packed
 
 # Rows of the table of value embeddings; bin b stands in row FIRST_BIN_ROW + b.
@@ -96,9 +96,9 @@ class TorchBatch:
         """Return which tokens the last layer asks for: masked ones are perceptual, and anywhere in their cell."""
         return "all" if readout == "targets" and self.n_masked else readout
 
-    def prepare(self, readout: Queries) -> None:
+    def prepare(self, readout: Queries, kernel: KernelName) -> None:
         """Make all tensors that the model needs for a readout; see `Layout.prepare`."""
-        self.layout.prepare(self.queries(readout))
+        self.layout.prepare(self.queries(readout), kernel)
 
     def token_cell(self) -> Tensor:
         """Return the cell of each token, int64 ``[tokens]``, in the order of the packed batch."""

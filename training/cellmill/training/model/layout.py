@@ -24,6 +24,7 @@ from torch import Tensor
 from cellmill.training.model.moving import Movable
 
 Queries = Literal["all", "targets", "cell"]
+KernelName = Literal["flash-cpu", "flash-cuda", "sdpa"]
 Ints = npt.NDArray[np.int64]
 
 # One more kernel call costs about as much as this many query-key pairs (measured on CPU).
@@ -79,6 +80,24 @@ class Segments:
     max_key: int
 
 
+@dataclass(frozen=True, eq=False)
+class Rectangle:
+    """Index tensors that pad all cells to one shape, for attention with a mask over every pair of tokens."""
+
+    query_rows: Tensor
+    """int64 ``[cells, n_query]``: row of the query array for each padded slot."""
+    query_slots: Tensor
+    """int64 ``[queries]``: padded slot of each real query, in order."""
+    token_rows: Tensor
+    """int64 ``[cells, n_token]``: row of the token array for each padded token."""
+    n_pcpt: Tensor
+    """int64 ``[cells, 1]``: perceptual tokens."""
+    first_own: Tensor
+    """int64 ``[cells, 1]``: slot of the first query that has a key of its own."""
+    shift: Tensor
+    """int64 ``[cells, 1]``: place of a query with a key of its own among the tokens of the cell, less its slot."""
+
+
 class QueryPlan(Movable):
     """One set of queries over the tokens of a batch.
 
@@ -129,6 +148,20 @@ class QueryPlan(Movable):
     def buckets(self) -> list[Bucket]:
         """Groups of cells for kernels that want a rectangle."""
         return [self._bucket(a, b) for a, b in zip(self.groups, self.groups[1:], strict=False)]
+
+    @cached_property
+    def rectangle(self) -> Rectangle:
+        """All cells as one rectangle."""
+        query_rows, query_real = pad_rows(self.query_start[:-1], self.n_query)
+        token_rows, _ = pad_rows(self.token_start[:-1], self.length)
+        return Rectangle(
+            query_rows=self._index(query_rows),
+            query_slots=self._index(np.flatnonzero(query_real)),
+            token_rows=self._index(token_rows),
+            n_pcpt=self._index(self.n_pcpt[:, None]),
+            first_own=self._index((self.n_query - self.n_own)[:, None]),
+            shift=self._index((self.length - self.n_query)[:, None]),
+        )
 
     @cached_property
     def segments(self) -> Segments:
@@ -209,19 +242,25 @@ class Layout(Movable):
             self._plans[queries] = self._make(queries)
         return self._plans[queries]
 
-    def prepare(self, queries: Queries, *, rectangles: bool = False) -> None:
+    def prepare(self, queries: Queries, kernel: KernelName) -> None:
         """Make the index tensors of a model's pass, so that they can be moved with the batch.
 
         Parameters
         ----------
         queries
             Of the last layer; the others ask for every token.
-        rectangles
-            Those of kernels that want rectangles, instead of those of variable-length kernels.
+        kernel
+            What will compute attention.
         """
         for name in dict.fromkeys(("all", queries)):
             plan = self.plan(name)
-            _ = plan.first, plan.own, plan.buckets if rectangles else (plan.segments, plan.unseen)
+            _ = plan.first, plan.own
+            if kernel == "flash-cpu":
+                _ = plan.buckets
+            elif kernel == "flash-cuda":
+                _ = plan.segments, plan.unseen
+            elif plan.n_queries:
+                _ = plan.rectangle
         _ = self.cls_rows, self.query_rows(queries)
 
     @cached_property

@@ -14,7 +14,7 @@ from cellmill.errors import ConfigError
 from cellmill.training.model.attention.dense import dense_attention
 from cellmill.training.model.attention.flash_cpu import FlashCPU
 from cellmill.training.model.attention.flash_cuda import FlashCUDA
-from cellmill.training.model.layout import QueryPlan
+from cellmill.training.model.layout import KernelName, QueryPlan
 
 Kernel = Callable[[Tensor, Tensor | None, QueryPlan, int], Tensor]
 Wanted = Literal["auto", "flash", "sdpa"]
@@ -27,7 +27,7 @@ _CUDA_DTYPES = (torch.bfloat16, torch.float16)
 class Backend:
     """An attention backend and the reason it was chosen."""
 
-    name: Literal["flash-cpu", "flash-cuda", "sdpa"]
+    name: KernelName
     reason: str
 
 
@@ -101,4 +101,8 @@ def kernel(backend: Backend) -> Kernel:
     return _KERNELS[backend.name]
 
 
-_KERNELS: dict[str, Kernel] = {"flash-cpu": FlashCPU.apply, "flash-cuda": FlashCUDA.apply, "sdpa": dense_attention}
+_KERNELS: dict[KernelName, Kernel] = {
+    "flash-cpu": FlashCPU.apply,
+    "flash-cuda": FlashCUDA.apply,
+    "sdpa": dense_attention,
+}
