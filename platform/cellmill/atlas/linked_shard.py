@@ -56,8 +56,8 @@ class LinkedShard:
         self._link = link = read_link(storage, entry)
         table = CellsFile(storage, entry).read(["source_row", "n_genes", "content_hash"])
         rows: I64 = table["source_row"].to_numpy().astype(np.int64)
-        lengths = table["n_genes"].to_numpy()
-        self.indptr: I64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._lengths = table["n_genes"].to_numpy()
+        self.indptr: I64 = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
         # All values have 16 bytes, one after the other.
         hashes = table["content_hash"].combine_chunks()
         self._hashes = np.frombuffer(hashes.buffers()[-1], np.uint8).reshape(-1, 16)[hashes.offset :][: entry.n_rows]
@@ -143,7 +143,7 @@ class LinkedShard:
 
     def _are(self, rows: I64, indptr: I64, features: npt.NDArray[Any], counts: npt.NDArray[Any]) -> bool:
         """Return whether rows have the content that was linked."""
-        if not np.array_equal(np.diff(indptr), np.diff(self.indptr)[rows]):
+        if not np.array_equal(np.diff(indptr), self._lengths[rows]):
             return False
         return np.array_equal(hash_bytes(content_hash(indptr, features, counts, self._link.keys)), self._hashes[rows])
 
