@@ -10,8 +10,11 @@ import torch
 import yaml
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.collecting import Forget, collect
+from cellmill.atlas.withdrawing import remove
 from cellmill.config import parse_config
 from cellmill.errors import CheckpointError, ConfigError, IntegrityError
+from cellmill.forward import forward
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.models import ModelFolder
 from cellmill.runs import Run
@@ -164,3 +167,19 @@ def test_cells_of_a_damaged_shard_are_left_out_and_told_of(tmp_path: Path) -> No
         pretrain(config(url, tmp_path / "panel stops", **chosen))
     summary = pretrain(config(url, tmp_path / "panel", steps=1, stream=skipping, **chosen)).run.read_summary()
     assert summary["panel_skipped_cells"] == {f"{entry.dataset}/{entry.digest}": 25}
+
+
+def test_a_model_is_named_to_a_donor_who_withdraws_after_its_snapshot_is_forgotten(atlas: str, tmp_path: Path) -> None:
+    own = shutil.copytree(atlas, tmp_path / "atlas")
+    for name, where in (("all", None), ("most", "n_genes >= 1 and source_row < 80")):
+        pretrain(config(str(own), tmp_path / "runs" / name, name=name, where=where, steps=1))
+    there = Atlas.open(own)
+    remove(there, "donor == 'd2'", "consent")
+    assert collect(there, Forget(), grace_s=0).forgotten == (0, 1)
+    found = {one.name: one for one in forward(f"{own}#1", tmp_path / "runs").found if one.kind == "model"}
+    # Of 90 cells 30 are of d2: of any 80 at least 20.
+    assert {name: (one.saw, one.cells) for name, one in found.items()} == {
+        "all": ("yes", 30),
+        "most": ("yes", 20),
+    }
+    assert "at least 20 of 30" in found["most"].why
