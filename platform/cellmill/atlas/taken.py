@@ -70,7 +70,7 @@ class Taken:
 
     def n_by_file(self) -> dict[str, int]:
         """Return how many cells of each file are known, at least, by its sha256."""
-        return {file: np.unique(cells.names).size for file, cells in self._cells.items()}
+        return {file: cells.n_names() for file, cells in self._cells.items()}
 
     def add(self, table: pa.Table) -> bool:
         """Add cells, as `identities` gives them, and return whether any was not known."""
@@ -83,7 +83,7 @@ class Taken:
             known_counts = self._counts.get((dataset, url), _NONE)
             first = np.zeros(values.size, bool)
             first[np.flatnonzero(there)[np.unique(values[there], return_index=True)[1]]] = True
-            counts_are_new = first & ~np.isin(values, known_counts)
+            counts_are_new = first & ~_are_in(values, known_counts)
             new = counts_are_new.copy()
             for file in files.split():
                 self._sources.add((dataset, file))
@@ -96,7 +96,7 @@ class Taken:
                 known = self._cells.get(file)
                 self._cells[file] = cells.sorted() if known is None else known.plus(cells)
             if counts_are_new.any():
-                self._counts[dataset, url] = np.union1d(known_counts, values[counts_are_new])
+                self._counts[dataset, url] = np.sort(np.concatenate([known_counts, values[counts_are_new]]))
             column = pa.array(values, mask=~counts_are_new)
             some = some.set_column(SCHEMA.get_field_index("counts"), "counts", column)
             self.tables.append(some.filter(pa.array(new)))
@@ -118,7 +118,7 @@ class Taken:
             for known in by_file[number]:
                 found[mine[known.are_among(_Cells(read.rows[mine], read.names[mine]))]] = True
             if (numbers := by_counts[number]) is not None:
-                found[mine[np.isin(read.counts(part)[mine], numbers)]] = True
+                found[mine[_are_in(read.counts(part)[mine], numbers)]] = True
         return found
 
     def to_bytes(self) -> bytes:
@@ -186,9 +186,17 @@ class _Cells(NamedTuple):
     rows: I64
     names: U64
 
+    def n_names(self) -> int:
+        """Return how many names there are."""
+        return int(np.count_nonzero(np.diff(np.sort(self.names)))) + bool(self.names.size)
+
     def sorted(self) -> _Cells:
         """Return them by row, each once."""
-        order = np.lexsort((self.names, self.rows))
+        # Rows are mostly in order, and each has one name: sorting what is sorted costs little.
+        order = np.argsort(self.rows, kind="stable")
+        rows, names = self.rows[order], self.names[order]
+        if (rows[1:] == rows[:-1]).any():
+            order = order[np.lexsort((names, rows))]
         rows, names = self.rows[order], self.names[order]
         new = np.ones(rows.size, bool)
         new[1:] = (rows[1:] != rows[:-1]) | (names[1:] != names[:-1])
@@ -212,8 +220,16 @@ class _Cells(NamedTuple):
     def are_among(self, cells: _Cells) -> Mask:
         """Return which cells of a shard are these: by row and name, or by name where rows have other names now."""
         at = self.are_at(cells)
-        are_rows_the_same = at.any() and not (np.isin(cells.rows, self.rows) & ~at).any()
-        return at if are_rows_the_same else np.isin(cells.names, self.names)
+        are_rows_the_same = at.any() and not (_are_in(cells.rows, self.rows) & ~at).any()
+        return at if are_rows_the_same else _are_in(cells.names, np.sort(self.names))
+
+
+def _are_in(values: I64 | U64, known: I64 | U64) -> Mask:
+    """Return which values are among others, which are sorted and may be many more."""
+    if not known.size:
+        return np.zeros(values.size, bool)
+    at = np.minimum(np.searchsorted(known, values), known.size - 1)
+    return np.asarray(known[at] == values)
 
 
 def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:
@@ -226,6 +242,6 @@ def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:
     order = np.argsort(codes, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
         if rows.size:
-            some = table.take(pa.array(rows))
+            some = table if rows.size == table.num_rows else table.take(pa.array(rows))
             dataset, files, url = (some[name][0].as_py() for name in _SOURCE)
             yield dataset, files, url, some
