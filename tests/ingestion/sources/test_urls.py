@@ -34,6 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     faults: ClassVar[dict[str, list[str]]] = {}
     asked: ClassVar[list[tuple[str, str, str]]] = []
     tagged: ClassVar[bool] = True
+    sized: ClassVar[bool] = True
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -61,7 +62,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
         kind = "text/html" if path.endswith(".html") else "application/octet-stream"
         self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(stop - start))
+        if body or self.sized:
+            self.send_header("Content-Length", str(stop - start))
         if self.tagged:
             self.send_header("ETag", f'"{hash(data):x}"')
         self.end_headers()
@@ -79,6 +81,7 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr("cellmill.ingestion.sources.remote.time.sleep", lambda _: None)
     monkeypatch.setattr("cellmill.ingestion.sources.web_file._WEB_BLOCK", 4096)
     Handler.root, Handler.faults, Handler.asked, Handler.tagged = tmp_path / "www", {}, [], True
+    Handler.sized = True
     Handler.root.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -148,6 +151,12 @@ def test_a_server_without_tags_is_asked_again_for_every_opening(tmp_path: Path, 
     data[-1] ^= 1
     path.write_bytes(bytes(data))
     assert Place(f"{web}/a.h5ad").stamp not in ("", first.stamp)
+
+
+def test_a_server_that_tells_the_size_with_the_file_alone(tmp_path: Path, web: str) -> None:
+    Handler.sized = False
+    path = write(make_adata(), Handler.root / "a.h5ad")
+    assert Place(f"{web}/a.h5ad").sha256 == Place(path).sha256
 
 
 @pytest.mark.parametrize(

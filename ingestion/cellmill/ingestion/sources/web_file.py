@@ -76,9 +76,10 @@ class HttpFile:
         """Return where an answer begins, once it is known to be of the content that is wanted."""
         if answer.status_code == 200:
             said = _facts(answer)
-            if said.tag != facts.tag or (said.size != facts.size and not facts.tag):
+            other = None not in (said.size, facts.size) and said.size != facts.size
+            if said.tag != facts.tag or (other and not facts.tag):
                 raise changed(self.url)
-            if said.size != facts.size:
+            if other:
                 raise OSError(f"the server sends {said.size} of {facts.size} bytes")
             return 0
         found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
