@@ -27,6 +27,7 @@ from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.compacting import compact
 from cellmill.atlas.rollback import rollback
 from cellmill.atlas.tags import add_tag, delete_tag
+from cellmill.atlas.taken import taken_key
 from cellmill.atlas.withdrawals import lift
 from cellmill.atlas.withdrawing import remove
 from cellmill.errors import AtlasError
@@ -297,6 +298,9 @@ class AtlasMachine(RuleBasedStateMachine):
             }
         assert found == named
         assert not list((self.root / "staging").glob("*"))
+        ledger = self.atlas.ledger(max(self.snapshots))
+        lists = {taken_key(number, noted.cells) for number, noted in ledger.items() if noted.cells}
+        assert {path.relative_to(self.root).as_posix() for path in (self.root / "withdrawals").glob("*/*")} == lists
 
     def teardown(self) -> None:
         try:
