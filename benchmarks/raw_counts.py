@@ -1,4 +1,4 @@
-"""Raw counts in place of tokens: the rows of a block in the order that is wanted, as CSR."""
+"""Raw counts in place of tokens: a block as it was read, as CSR."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cellmill.atlas.jit import compiled
+from cellmill.memory import Memory
 from cellmill.tokens import CellBlock, PackedBatch, TokenConfig, Tokeniser
 
 
@@ -16,32 +16,18 @@ class RawCounts(Tokeniser):
     def __init__(self) -> None:
         super().__init__(TokenConfig())
 
-    def tokenise(self, block: CellBlock, *, cells: Any = None, **_: Any) -> PackedBatch:
-        """Gather rows."""
-        chosen = np.arange(block.n_cells) if cells is None else cells
-        starts = np.zeros(chosen.size + 1, np.int32)
-        np.cumsum(np.diff(block.indptr)[chosen], out=starts[1:])
-        gene, value = np.empty(starts[-1], block.token.dtype), np.empty(starts[-1], np.uint16)
-        _gather(block.token, block.count, block.indptr, chosen, starts, gene, value)
+    def tokenise(self, block: CellBlock, *, memory: Memory | None = None, **_: Any) -> PackedBatch:
+        """Return the counts, as 16-bit integers."""
+        value = block.count
+        if value.dtype != np.uint16:
+            value = (memory or Memory()).empty(value.size, np.uint16)
+            np.copyto(value, block.count)
         return PackedBatch(
-            gene=gene,
+            gene=block.token,
             value=value,
-            cu_seqlens=starts,
-            n_pcpt=np.diff(starts),
-            cell_id=block.cell_id[chosen],
+            cu_seqlens=block.indptr.astype(np.int32),
+            n_pcpt=np.diff(block.indptr).astype(np.int32),
+            cell_id=block.cell_id,
             cls_value=0.0,
-            labels={name: codes[chosen] for name, codes in block.labels.items()},
+            labels=block.labels,
         )
-
-
-@compiled
-def _gather(token: Any, count: Any, indptr: Any, cells: Any, starts: Any, gene: Any, value: Any) -> None:
-    for i in range(cells.size):
-        begin, end = indptr[cells[i]], indptr[cells[i] + 1]
-        # Views, because an index that could be negative costs a test for each element.
-        from_token, from_count = token[begin:end], count[begin:end]
-        to_gene, to_value = gene[starts[i] : starts[i + 1]], value[starts[i] : starts[i + 1]]
-        for j in range(from_token.size):
-            to_gene[j] = from_token[j]
-        for j in range(from_count.size):
-            to_value[j] = from_count[j]

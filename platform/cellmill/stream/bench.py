@@ -13,12 +13,13 @@ import numpy.typing as npt
 from cellmill.atlas import Selection
 from cellmill.config import Config
 from cellmill.errors import ConfigError
+from cellmill.memory import Memory
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.layout import group_layout
 from cellmill.stream.mixing import mixing
 from cellmill.stream.plan import default_lanes
-from cellmill.stream.reader import Buffers, read_block
+from cellmill.stream.reader import read_block
 from cellmill.stream.shard_columns import class_counts
 from cellmill.stream.sharing import Sharing, shared
 from cellmill.stream.stream import Stream
@@ -155,7 +156,7 @@ def bench(
 
 def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, float, int]:
     """Make groups one after the other in this thread; return CPU seconds of reading and of tokenising, and cells."""
-    buffers = Buffers()
+    memory = Memory()
     read = tokenise = 0.0
     done = 0
     # The first group warms up caches and compilers. A small atlas is read again and again.
@@ -163,9 +164,9 @@ def _stages(stream: Stream, tokeniser: Tokeniser, cells: int) -> tuple[float, fl
     for number, (plan, group) in enumerate(groups):
         work = stream.work(plan, group_layout(plan, group))
         began = time.thread_time()
-        block = read_block(work.reading, buffers)
+        block = read_block(work.reading, work.cells, memory=memory)
         between = time.thread_time()
-        tokeniser.tokenise(block, seed=plan.seed, epoch=plan.epoch, cells=work.cells, copies=work.copies)
+        tokeniser.tokenise(block, seed=plan.seed, epoch=plan.epoch, copies=work.copies, memory=memory)
         if number:
             read += between - began
             tokenise += time.thread_time() - between

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.memory import Memory
 from cellmill.stream.cells import Reading
 from cellmill.stream.losses import Lost
-from cellmill.stream.reader import Buffers, Damage, read_block
+from cellmill.stream.reader import Damage, read_block
 from cellmill.tokens import PackedBatch, Tokeniser
-
-_THREAD = threading.local()
-"""Each thread reads into memory of its own; what is tokenised no longer needs it."""
 
 
 @dataclass(frozen=True)
@@ -53,27 +50,23 @@ class GroupWork:
     epoch: int
     skip: bool = False
 
-    def make(self, tokeniser: Tokeniser) -> MadeGroup:
-        """Read, shuffle, tokenise and pack the group.
+    def make(self, tokeniser: Tokeniser, memory: Memory | None = None) -> MadeGroup:
+        """Read, shuffle, tokenise and pack the group; `memory` is where to, by default new memory.
 
         Raises
         ------
         IntegrityError
             A shard is missing or damaged, and it is not to be skipped.
         """
-        if not hasattr(_THREAD, "buffers"):
-            _THREAD.buffers = Buffers()
         damage: Damage | None = {} if self.skip else None
-        block = read_block(self.reading, _THREAD.buffers, damage)
-        cells, copies, lost = self.cells, self.copies, None
+        block = read_block(self.reading, self.cells, memory=memory, damage=damage)
+        copies, lost = self.copies, None
         if damage:
             shard_of = np.repeat(np.arange(len(self.reading.shards)), [runs.n_rows for runs in self.reading.shards])
-            sound = ~np.isin(shard_of, list(damage))
-            kept = sound[cells]
-            lost = self._lost(np.flatnonzero(~kept), shard_of, damage)
-            cells = (np.cumsum(sound) - 1)[cells[kept]]
-            copies = None if copies is None else copies[kept]
-        packed = tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, cells=cells, copies=copies)
+            gone = np.isin(shard_of[self.cells], list(damage))
+            lost = self._lost(np.flatnonzero(gone), shard_of, damage)
+            copies = None if copies is None else copies[~gone]
+        packed = tokeniser.tokenise(block, seed=self.seed, epoch=self.epoch, copies=copies, memory=memory)
         return MadeGroup(packed, lost)
 
     def _lost(self, places: npt.NDArray[np.int64], shard_of: npt.NDArray[np.int64], damage: Damage) -> Lost:

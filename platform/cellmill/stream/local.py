@@ -7,13 +7,14 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from cellmill.memory import Memory
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork, MadeGroup
 from cellmill.tokens import Tokeniser
 
 
 def local_groups(
-    work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig
+    work: Iterable[GroupWork], tokeniser: Tokeniser, config: StreamConfig, memory: Memory
 ) -> Generator[MadeGroup, None, None]:
     """Yield groups in order, `prefetch` of them made ahead in ``data_cpus`` threads.
 
@@ -24,7 +25,7 @@ def local_groups(
     pool = ThreadPoolExecutor(max(1, math.ceil(config.data_cpus)), thread_name_prefix="cellmill-stream")
     try:
         for item in todo:
-            pending.append(pool.submit(item.make, tokeniser))
+            pending.append(pool.submit(item.make, tokeniser, memory))
             if len(pending) > config.prefetch:
                 yield pending.popleft().result()
         while pending:

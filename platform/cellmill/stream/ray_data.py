@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from cellmill import errors
 from cellmill.errors import CellmillError, IntegrityError, ResourceError
+from cellmill.memory import Memory
 from cellmill.stream.config import StreamConfig
 from cellmill.stream.group import GroupWork, MadeGroup
 from cellmill.stream.losses import Lost
@@ -30,6 +31,8 @@ START_SECONDS = 60.0
 
 _GROUPS_PER_DATASET = 256
 _NAME, _ERROR, _LOST = "group", "error", "lost"
+_MEMORY = Memory()
+"""Where the data tasks of this process make their groups, one after the other."""
 
 
 def ray_groups(
@@ -158,7 +161,7 @@ def _task(group: GroupWork, tokeniser: Any) -> Callable[[], Iterable[pa.Table]]:
 def _make(group: GroupWork, tokeniser: Any) -> pa.Table:
     name = pa.array([group.name])
     try:
-        made = group.make(ray.get(tokeniser))
+        made = group.make(ray.get(tokeniser), _MEMORY)
     except CellmillError as error:
         # As data, because Ray wraps exceptions so that they can no longer be told apart.
         told = json.dumps({"type": type(error).__name__, **error.as_dict()})

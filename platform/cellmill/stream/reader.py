@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import ShardEntry, open_shard
-from cellmill.atlas.arrays import into
+from cellmill.atlas.chunks import Emit
 from cellmill.atlas.jit import compiled
-from cellmill.atlas.measured import Measured, read_measured
+from cellmill.atlas.measured import read_measured
 from cellmill.errors import IntegrityError
+from cellmill.memory import Memory
 from cellmill.storage import Storage
-from cellmill.stream.cells import Reading, RowRuns, ranges
+from cellmill.stream.cells import Reading, ranges
 from cellmill.stream.kept import Kept
 from cellmill.tokens import CellBlock
 
@@ -53,33 +54,24 @@ def _open(storage: Storage, entry: ShardEntry) -> OpenShard:
     return _SHARDS.get((storage.url, entry.shard_path), make)
 
 
-class Buffers:
-    """Memory that blocks are read into, again and again: new pages cost about as much as what is read into them."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, npt.NDArray[np.uint8]] = {}
-
-    def array(self, name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Return an array that is valid until the next one of the same name is asked for."""
-        nbytes = size * np.dtype(dtype).itemsize
-        if name not in self._kept or self._kept[name].nbytes < nbytes:
-            self._kept[name] = np.empty(nbytes + nbytes // 8, np.uint8)
-        return self._kept[name][:nbytes].view(dtype)
-
-
 Damage = dict[int, IntegrityError]
 """Number of a reading's shard, and what is wrong with it."""
 
 
-def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage | None = None) -> CellBlock:
+def read_block(
+    reading: Reading, cells: I64 | None = None, *, memory: Memory | None = None, damage: Damage | None = None
+) -> CellBlock:
     """Read rows of shards as one block of cells, in tokens.
 
     Parameters
     ----------
     reading
         Which rows.
-    buffers
-        Where to; the block is valid until the next is read into them. By default into memory of its own.
+    cells : int64 [n], optional
+        Which of them are wanted, in which order, perhaps several times; all as they are read by default. Each goes from
+        the decoded chunk to its place in the block, without a stop on the way.
+    memory
+        Where the block's entries are to be; by default in new memory.
     damage
         If given, shards that are missing or damaged are noted here, and the block has no cells of them.
 
@@ -89,53 +81,61 @@ def read_block(reading: Reading, buffers: Buffers | None = None, damage: Damage 
         A shard is missing or damaged, and `damage` is not given; the message names it.
     """
     opened: dict[int, OpenShard] = {}
-    sizes: dict[int, int] = {}
+    rows = [runs.n_rows for runs in reading.shards]
+    bounds = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
+    starts = np.zeros(bounds[-1] + 1, np.int64)
     for i, runs in enumerate(reading.shards):
+        first, last = bounds[i : i + 2]
         with _noting(i, damage):
-            shard = _open(reading.storage, runs.entry)
-            sizes[i] = int((shard.indptr[runs.stops] - shard.indptr[runs.starts]).sum())
-            opened[i] = shard
+            opened[i] = shard = _open(reading.storage, runs.entry)
+            _row_ends(shard.indptr, runs.starts, runs.stops, starts[first], starts[first + 1 : last + 1])
+        if i not in opened:
+            starts[first + 1 : last + 1] = starts[first]
+    chosen = np.arange(bounds[-1]) if cells is None else cells
+    indptr = np.concatenate([[0], np.cumsum(np.diff(starts)[chosen])])
+    place = np.full(bounds[-1], -1, np.int64)
+    # Of a cell that is wanted several times, the last place counts here, and the others are copies of it.
+    place[chosen] = indptr[:-1]
+    again = np.flatnonzero(place[chosen] != indptr[:-1])
     # The smallest type that holds every token of the vocabulary, the same in each group.
     wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
-    memory = buffers or Buffers()
-    token = memory.array("token", sum(sizes.values()), np.uint32 if wide else np.uint16)
     kinds = [shard.arrays.counts.dtype for shard in opened.values()]
-    count = memory.array("count", token.size, np.result_type(np.uint8, *kinds))
-    rows = [runs.n_rows for runs in reading.shards]
-    indptr = np.zeros(sum(rows) + 1, np.int64)
-    whole: list[int] = []
-    first = start = 0
+    memory = memory or Memory()
+    token = memory.empty(int(indptr[-1]), np.uint32 if wide else np.uint16)
+    count = memory.empty(token.size, np.result_type(np.uint8, *kinds))
     for i, shard in opened.items():
-        runs, stop = reading.shards[i], start + sizes[i]
+        runs = reading.shards[i]
+        begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
+        first, last = bounds[i : i + 2]
+        places = _Places(starts[first : last + 1] - starts[first], place[first:last])
         with _noting(i, damage):
-            begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
-            _read(shard, begin, end, token[start:stop], count[start:stop])
-            _row_ends(shard.indptr, runs.starts, runs.stops, start, indptr[first + 1 : first + rows[i] + 1])
-            whole.append(i)
-            first, start = first + rows[i], stop
-    kept = slice(None) if len(whole) == len(rows) else np.repeat(np.isin(np.arange(len(rows)), whole), rows)
-    return CellBlock(
-        token=token[:start],
-        count=count[:start],
-        indptr=indptr[: first + 1],
-        cell_id=reading.cell_id[kept],
-        labels={name: codes[kept] for name, codes in reading.labels.items()},
-        measured=tuple(tokens for i in whole for tokens in opened[i].measured.sets),
-        measured_set=_measured_sets([(opened[i].measured, reading.shards[i]) for i in whole]),
+            _read(shard, begin, end, places, token, count)
+    for out in (token, count) if again.size else ():
+        _repeat(out, place[chosen[again]], indptr[again], indptr[again + 1])
+    block = CellBlock(
+        token=token,
+        count=count,
+        indptr=indptr,
+        cell_id=reading.cell_id[chosen],
+        labels={name: codes[chosen] for name, codes in reading.labels.items()},
+        measured=tuple(tokens for shard in opened.values() for tokens in shard.measured.sets),
+        measured_set=_measured_sets(opened, reading)[chosen],
     )
+    if not damage:
+        return block
+    return block.take(np.flatnonzero(~np.isin(np.searchsorted(bounds, chosen, side="right") - 1, list(damage))))
 
 
-def _measured_sets(shards: list[tuple[Measured, RowRuns]]) -> npt.NDArray[np.int32]:
+def _measured_sets(opened: dict[int, OpenShard], reading: Reading) -> npt.NDArray[np.int32]:
     """Return the set of each row that was read, counted over the sets of all shards: int32 [n]."""
-    found = [np.empty(0, np.int32)]
+    found = []
     first = 0
-    for measured, runs in shards:
-        if measured.of_row is None:
-            own = np.zeros(runs.n_rows, np.int32)
-        else:
-            own = measured.of_row[ranges(runs.starts, runs.stops - runs.starts)]
+    for i, runs in enumerate(reading.shards):
+        of_row = opened[i].measured.of_row if i in opened else None
+        rows = ranges(runs.starts, runs.stops - runs.starts)
+        own = np.zeros(rows.size, np.int32) if of_row is None else of_row[rows]
         found.append(own + np.int32(first))
-        first += len(measured.sets)
+        first += len(opened[i].measured.sets) if i in opened else 0
     return np.concatenate(found)
 
 
@@ -150,23 +150,78 @@ def _noting(shard: int, damage: Damage | None) -> Iterator[None]:
         damage[shard] = error
 
 
-def _read(shard: OpenShard, begin: I64, end: I64, token: npt.NDArray[Any], count: npt.NDArray[Any]) -> None:
+class _Places(NamedTuple):
+    """Where the rows that are read of a shard go.
+
+    Attributes
+    ----------
+    starts : int64 [rows + 1]
+        Where each row begins among the entries in the order in which they are read.
+    to : int64 [rows]
+        Where it begins in the block, -1 for nowhere.
+    """
+
+    starts: I64
+    to: I64
+
+
+def _read(
+    shard: OpenShard, begin: I64, end: I64, places: _Places, token: npt.NDArray[Any], count: npt.NDArray[Any]
+) -> None:
+    def to(out: npt.NDArray[Any]) -> Emit:
+        return lambda values, place: _put(values, place.start, *places, out)
+
     if shard.arrays.entry_tokens is not None:
-        shard.arrays.entry_tokens.read(begin, end, into(token))
-        shard.arrays.counts.read(begin, end, into(count))
+        shard.arrays.entry_tokens.read(begin, end, to(token))
+        shard.arrays.counts.read(begin, end, to(count))
         return
     tokens = shard.tokens.astype(token.dtype)
 
-    def emit(columns: npt.NDArray[Any], place: slice) -> None:
-        _look_up(tokens, columns, token[place])
+    def look_up(columns: npt.NDArray[Any], place: slice) -> None:
+        _put_tokens(tokens, columns, place.start, *places, token)
 
-    shard.arrays.read(begin, end, emit, into(count))
+    shard.arrays.read(begin, end, look_up, to(count))
 
 
 @compiled
-def _look_up(tokens: npt.NDArray[Any], columns: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    for i in range(columns.size):
-        out[i] = tokens[columns[i]]
+def _put(values: npt.NDArray[Any], first: int, starts: I64, to: I64, out: npt.NDArray[Any]) -> None:
+    """Write entries, the first of which is number `first` of those that are read, to where their rows go."""
+    row, at = np.searchsorted(starts, first, side="right") - 1, 0
+    while at < values.size:
+        within = first + at - starts[row]
+        n = min(starts[row + 1] - starts[row] - within, values.size - at)
+        if to[row] >= 0:
+            # Views, because an index that could be negative costs a test for each element.
+            source, target = values[at : at + n], out[to[row] + within : to[row] + within + n]
+            for j in range(n):
+                target[j] = source[j]
+        at += n
+        row += 1
+
+
+@compiled
+def _put_tokens(
+    tokens: npt.NDArray[Any], columns: npt.NDArray[Any], first: int, starts: I64, to: I64, out: npt.NDArray[Any]
+) -> None:
+    """Write the tokens of entries' columns; see `_put`."""
+    row, at = np.searchsorted(starts, first, side="right") - 1, 0
+    while at < columns.size:
+        within = first + at - starts[row]
+        n = min(starts[row + 1] - starts[row] - within, columns.size - at)
+        if to[row] >= 0:
+            source, target = columns[at : at + n], out[to[row] + within : to[row] + within + n]
+            for j in range(n):
+                target[j] = tokens[source[j]]
+        at += n
+        row += 1
+
+
+@compiled
+def _repeat(out: npt.NDArray[Any], source: I64, begin: I64, end: I64) -> None:
+    """Fill ranges with what is elsewhere in the same array."""
+    for i in range(source.size):
+        for j in range(end[i] - begin[i]):
+            out[begin[i] + j] = out[source[i] + j]
 
 
 @compiled

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cellmill.atlas import Selection
 from cellmill.errors import CheckpointError, ConfigError
+from cellmill.memory import Memory
 from cellmill.stream.balance import check_capacity, micro_batch_count, split_cells
 from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
@@ -102,6 +103,7 @@ class Stream:
         self._tokeniser = tokeniser
         self._selection = selection
         self._losses = Losses()
+        self._memory = Memory()
         self.shards = tuple("/".join(entry.key) for entry in selection.shards)
         self._digest = _order_digest(selection, config, self.lanes)
 
@@ -251,7 +253,7 @@ class Stream:
                     n_arrived += 1
                 parts = [part for group in present if (part := group.step(step, self._losses)) is not None]
                 present = [group for group in present if group.layout.last_step > step + 1]
-                yield self._with_sets(PackedBatch.concatenate(parts) if parts else self._nothing())
+                yield self._with_sets(PackedBatch.concatenate(parts, self._memory) if parts else self._nothing())
         finally:
             arriving.close()
 
@@ -297,7 +299,7 @@ class Stream:
 
     def _groups(self, work: Iterator[GroupWork]) -> Generator[MadeGroup, None, None]:
         if self.config.backend == "local":
-            return local_groups(work, self._tokeniser, self.config)
+            return local_groups(work, self._tokeniser, self.config, self._memory)
         from cellmill.stream.ray_data import ray_groups
 
         return ray_groups(work, self._tokeniser, self.config, self.world_size)

@@ -11,11 +11,11 @@ DROPPED = 255
 
 
 @compiled
-def count_candidates(token: Any, indptr: Any, cells: Any, rank: Any, other_rank: Any, out: Any) -> None:
+def count_candidates(token: Any, indptr: Any, rank: Any, other_rank: Any, out: Any) -> None:
     """Count the entries of each cell that are in the panel."""
-    for i in range(cells.size):
+    for i in range(out.size):
         n = 0
-        for j in range(indptr[cells[i]], indptr[cells[i] + 1]):
+        for j in range(indptr[i], indptr[i + 1]):
             t = token[j]
             n += (rank[t] if t < rank.size else other_rank) != DROPPED
         out[i] = n

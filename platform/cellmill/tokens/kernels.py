@@ -420,29 +420,26 @@ def write(cell: Any, n: Any, keep: Any, key: Any, rules: Any, s: Any, result: An
 
 
 @compiled
-def tokenise_cells(source: Any, cells: Any, copies: Any, rules: Any, s: Any, result: Any) -> Any:
+def tokenise_cells(source: Any, copies: Any, rules: Any, s: Any, result: Any) -> Any:
     """Fill the channels of a packed batch; return the first cell with a count that is not above zero, else -1.
 
     Parameters
     ----------
     source, rules, s, result
         `Source`, `Rules`, `Scratch` and `Result`.
-    cells : int64 [n]
-        Which of the source's cells, in order.
     copies : int64 [n] or [0]
         Which copy of the cell each is; empty where no cell comes twice.
     """
     with_zeros = source.measured_set.size > 0
-    for cell in range(cells.size):
-        row = cells[cell]
-        key = cell_key(rules.seed, rules.epoch, source.cell_id[row])
+    for cell in range(result.n_pcpt.size):
+        key = cell_key(rules.seed, rules.epoch, source.cell_id[cell])
         if copies.size > 0 and copies[cell] > 0:
             key = mix(key + np.uint64(copies[cell]) * _GAMMA)
-        n = candidates(source, row, key, rules, s)
-        if n > 0 and not give_values(source, row, n, rules, s):
+        n = candidates(source, cell, key, rules, s)
+        if n > 0 and not give_values(source, cell, n, rules, s):
             return cell
         if with_zeros:
-            n = add_zeros(source, row, key, n, s)
+            n = add_zeros(source, cell, key, n, s)
         keep = np.int64(result.cu_seqlens[cell + 1] - result.cu_seqlens[cell] - 1)
         if keep < n and rules.ranked:
             sample_by_rank(n, keep, with_zeros and rules.zeros_last, rules, s)

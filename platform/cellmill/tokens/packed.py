@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from cellmill.memory import Memory
 from cellmill.tokens.counting import mark_generative
 
 Array = npt.NDArray[Any]
@@ -110,14 +111,17 @@ class PackedBatch:
         )
 
     @staticmethod
-    def concatenate(batches: Sequence[PackedBatch]) -> PackedBatch:
-        """Put batches of one tokeniser one after the other."""
-        first = batches[0]
+    def concatenate(batches: Sequence[PackedBatch], memory: Memory | None = None) -> PackedBatch:
+        """Put batches of one tokeniser one after the other; their tokens go to `memory`, by default to new memory."""
+        first, memory = batches[0], memory or Memory()
         lengths = np.concatenate([batch.lengths for batch in batches])
 
         def join(name: str) -> Any:
             parts = [getattr(batch, name) for batch in batches]
-            return None if parts[0] is None else np.concatenate(parts)
+            if parts[0] is None:
+                return None
+            found = memory.empty(sum(part.size for part in parts), np.result_type(*parts))
+            return np.concatenate(parts, out=found)
 
         return PackedBatch(
             **{name: join(name) for name in (*_CHANNELS, "n_pcpt", "cell_id")},

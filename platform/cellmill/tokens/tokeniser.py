@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.errors import ConfigError, CountsError
+from cellmill.memory import Memory
 from cellmill.tokens import kernels
 from cellmill.tokens.block import CellBlock
 from cellmill.tokens.conditions import Conditions
@@ -103,9 +104,9 @@ class Tokeniser:
         return 1 + min(genes, self.config.max_genes, genes if self.panel is None else self.panel.size)
 
     def tokenise(
-        self, block: CellBlock, *, seed: int, epoch: int, cells: I64 | None = None, copies: I64 | None = None
+        self, block: CellBlock, *, seed: int, epoch: int, copies: I64 | None = None, memory: Memory | None = None
     ) -> PackedBatch:
-        """Tokenise cells of a block.
+        """Tokenise the cells of a block.
 
         Parameters
         ----------
@@ -114,11 +115,11 @@ class Tokeniser:
         seed, epoch
             With the cell's id, the key of all chance: a cell's tokens never depend on the other cells of its batch,
             nor on the order of its counts.
-        cells : int64 [n], optional
-            Which cells, in the order they are wanted; all by default.
         copies : int64 [n], optional
-            How often each of these cells came before in the epoch: a part of the key, so that a cell that is drawn
+            How often each of the cells came before in the epoch: a part of the key, so that a cell that is drawn
             several times gives other tokens each time.
+        memory
+            Where the tokens are to be; by default in new memory.
 
         Returns
         -------
@@ -132,20 +133,19 @@ class Tokeniser:
         ConfigError
             The block lacks the label that tells conditions, or what was measured where zeros are to become tokens.
         """
-        config = self.config
-        chosen = np.arange(block.n_cells, dtype=np.int64) if cells is None else cells
+        config, memory = self.config, memory or Memory()
         measured, measured_at, measured_set = self._measured(block)
-        candidates = self._candidates(block, chosen, measured_at, measured_set)
+        candidates = self._candidates(block, measured_at, measured_set)
         genes = np.minimum(candidates, config.max_genes)
-        cu_seqlens = np.zeros(chosen.size + 1, np.int32)
+        cu_seqlens = np.zeros(block.n_cells + 1, np.int32)
         np.cumsum(genes + 1, out=cu_seqlens[1:])
         n_tokens = int(cu_seqlens[-1])
         result = Result(
             cu_seqlens=cu_seqlens,
-            gene=np.empty(n_tokens, block.token.dtype),
-            value=np.empty(n_tokens, np.float32 if config.value == "log1p" else np.uint8),
-            masked=np.empty(n_tokens if config.mask_ratio else 0, np.bool_),
-            n_pcpt=np.empty(chosen.size, np.int32),
+            gene=memory.empty(n_tokens, block.token.dtype),
+            value=memory.empty(n_tokens, np.float32 if config.value == "log1p" else np.uint8),
+            masked=memory.empty(n_tokens if config.mask_ratio else 0, np.bool_),
+            n_pcpt=np.empty(block.n_cells, np.int32),
         )
         source = Source(block.token, block.count, block.indptr, block.cell_id, measured, measured_at, measured_set)
         rules = self._rules._replace(
@@ -154,11 +154,11 @@ class Tokeniser:
         longest = int(max(candidates.max(initial=0), np.diff(block.indptr).max(initial=0)))
         scratch = make_scratch(source, rules, result, longest)
         again = np.zeros(0, np.int64) if copies is None else copies
-        bad = kernels.tokenise_cells(source, chosen, again, rules, scratch, result)
+        bad = kernels.tokenise_cells(source, again, rules, scratch, result)
         if bad >= 0:
             raise CountsError(
                 "A stored count is zero, negative, infinite or not a number.",
-                where=f"cell {int(block.cell_id[chosen[bad]])}",
+                where=f"cell {int(block.cell_id[bad])}",
                 fix="Give raw counts, without explicit zeros.",
             )
         if result.value.dtype == np.float32:
@@ -168,14 +168,14 @@ class Tokeniser:
             value=result.value,
             cu_seqlens=cu_seqlens,
             n_pcpt=result.n_pcpt,
-            cell_id=block.cell_id[chosen],
+            cell_id=block.cell_id,
             cls_value=config.cls_value,
-            condition=self._condition(block, result, chosen),
+            condition=self._condition(block, result),
             masked=result.masked if config.mask_ratio else None,
-            labels={name: codes[chosen] for name, codes in block.labels.items()},
+            labels=block.labels,
         )
 
-    def _condition(self, block: CellBlock, result: Result, chosen: I64) -> npt.NDArray[np.uint16] | None:
+    def _condition(self, block: CellBlock, result: Result) -> npt.NDArray[np.uint16] | None:
         conditions = self._conditions
         if conditions is None:
             return None
@@ -185,16 +185,16 @@ class Tokeniser:
                 where="conditions",
                 fix="Stream that label with the cells.",
             )
-        return conditions.of_tokens(result.gene, result.cu_seqlens, block.labels[conditions.label][chosen])
+        return conditions.of_tokens(result.gene, result.cu_seqlens, block.labels[conditions.label])
 
-    def _candidates(self, block: CellBlock, chosen: I64, measured_at: I64, measured_set: npt.NDArray[np.int32]) -> I64:
+    def _candidates(self, block: CellBlock, measured_at: I64, measured_set: npt.NDArray[np.int32]) -> I64:
         """Return how many genes each cell has to sample from, int64 [n]."""
         if measured_set.size:
-            return np.diff(measured_at)[measured_set[chosen]]
+            return np.diff(measured_at)[measured_set]
         if not self._rank.size:
-            return np.diff(block.indptr)[chosen]
-        found = np.empty(chosen.size, np.int64)
-        count_candidates(block.token, block.indptr, chosen, self._rank, self._other, found)
+            return np.diff(block.indptr)
+        found = np.empty(block.n_cells, np.int64)
+        count_candidates(block.token, block.indptr, self._rank, self._other, found)
         return found
 
     def _measured(self, block: CellBlock) -> tuple[npt.NDArray[np.generic], I64, npt.NDArray[np.int32]]:

@@ -28,8 +28,8 @@ def test_each_token_has_its_own_condition_or_that_of_its_cell(
     block = replace(random_block(10, 40), labels={"what": np.array(codes, np.int32)})
     tokeniser = Tokeniser(TokenConfig(max_genes=9), conditions=Conditions.of("what", cell, own))
     order = np.array([4, 0, 9, 4, 2])
-    packed = tokeniser.tokenise(block, seed=1, epoch=0, cells=order)
-    plain = Tokeniser(TokenConfig(max_genes=9)).tokenise(block, seed=1, epoch=0, cells=order)
+    packed = tokeniser.tokenise(block.take(order), seed=1, epoch=0)
+    plain = Tokeniser(TokenConfig(max_genes=9)).tokenise(block.take(order), seed=1, epoch=0)
     assert (packed.gene == plain.gene).all()
     assert (packed.value == plain.value).all()
     assert packed.condition is not None
