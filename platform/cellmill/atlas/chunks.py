@@ -19,15 +19,21 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.errors import IntegrityError, SourceError
+from cellmill.memory import Memory
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
 Emit = Callable[[npt.NDArray[Any], slice], None]
-Fetch = Callable[[list[tuple[int, int]]], list[bytes]]
+Bytes = npt.NDArray[np.uint8]
+Fetch = Callable[[list[tuple[int, int]]], Iterator[Bytes]]
 
 _FIX = "`cellmill atlas verify` lists what is damaged; restore it from a copy, or ingest again."
 _ABSENT = (1 << 64) - 1
 _CODECS = ("bytes", "blosc", "crc32c")
+_MOST_RANGES = 32
+"""Ranges that are asked of a remote store at once, so that a long read takes little memory."""
+_MEMORY = Memory()
+"""Of a chunk and what it is decoded into, in each thread that reads."""
 RESIDUE = 0x48674BC7
 """crc32c of any bytes that are followed by their own crc32c, little-endian."""
 
@@ -110,29 +116,25 @@ class ChunkedArray:
 
     def _decoded(self, chunks: list[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield chunks, decoded into one array that is used again for each."""
-        entries = np.empty(self._chunk, self.dtype)
+        entries = _MEMORY.empty(self._chunk, self.dtype)
         for file in sorted({chunk // self._per_file for chunk in chunks}):
             mine = [chunk for chunk in chunks if chunk // self._per_file == file]
             with self._file(file) as fetch:
-                index = self._index_of(file, fetch)
-                # A few chunks at a time, so that a long read takes little memory.
-                for start in range(0, len(mine), 32):
-                    some = mine[start : start + 32]
-                    places = [index[chunk % self._per_file] for chunk in some]
-                    if any(int(offset) == _ABSENT for offset, _ in places):
-                        raise self._damaged("A chunk is missing.", file)
-                    found = fetch([(int(offset), int(offset) + int(size)) for offset, size in places])
-                    for chunk, content in zip(some, found, strict=True):
-                        self._decode(content, entries, chunk, file)
-                        yield chunk, entries
+                places = self._index_of(file, fetch)[[chunk % self._per_file for chunk in mine]]
+                if np.any(places[:, 0] == _ABSENT):
+                    raise self._damaged("A chunk is missing.", file)
+                found = fetch([(offset, offset + size) for offset, size in places.tolist()])
+                for chunk, content in zip(mine, found, strict=True):
+                    self._decode(content, entries, chunk, file)
+                    yield chunk, entries
 
-    def _decode(self, content: bytes, out: npt.NDArray[Any], chunk: int, file: int) -> None:
-        if len(content) < 20 or google_crc32c.value(content) != RESIDUE:
+    def _decode(self, content: Bytes, out: npt.NDArray[Any], chunk: int, file: int) -> None:
+        if content.size < 20 or google_crc32c.value(content) != RESIDUE:
             raise self._damaged(f"Chunk {chunk} does not have the checksum it was written with.", file)
         # Bytes 4 to 8 of a blosc buffer say how long it is when decoded.
-        if int.from_bytes(content[4:8], "little") != out.nbytes:
+        if int.from_bytes(content[4:8].tobytes(), "little") != out.nbytes:
             raise self._damaged(f"Chunk {chunk} does not hold {out.size} entries.", file)
-        blosc.decompress(memoryview(content)[:-4], out)
+        blosc.decompress(content[:-4], out)
 
     def _index_of(self, file: int, fetch: Fetch) -> npt.NDArray[np.uint64]:
         """Return offset and size of each chunk of a file, uint64 [chunks, 2]."""
@@ -141,16 +143,16 @@ class ChunkedArray:
                 return self._index[file]
         size = 16 * self._per_file + 4
         (content,) = fetch([(-size, 0)])
-        if len(content) != size or google_crc32c.value(content) != RESIDUE:
+        if content.size != size or google_crc32c.value(content) != RESIDUE:
             raise self._damaged("The index of a file does not have the checksum it was written with.", file)
-        index = np.frombuffer(content[:-4], "<u8").reshape(-1, 2).astype(np.uint64)
+        index = content[:-4].view("<u8").reshape(-1, 2).astype(np.uint64)
         with self._lock:
             self._index[file] = index
         return index
 
     @contextmanager
     def _file(self, file: int) -> Iterator[Fetch]:
-        """Open a file for reads of byte ranges; a negative start counts from the end."""
+        """Open a file for reads of byte ranges, each valid until the next; a negative start counts from the end."""
         key = f"{self._path}/c/{file}"
         if not self._storage.is_local:
             yield lambda ranges: self._remote(key, ranges, file)
@@ -160,24 +162,31 @@ class ChunkedArray:
         except OSError as error:
             raise self._damaged(f"A file cannot be read: {error.strerror}.", file) from error
         try:
-            length = os.fstat(handle).st_size
-
-            def fetch(ranges: list[tuple[int, int]]) -> list[bytes]:
-                return [
-                    os.pread(handle, stop - start, max(start + (length if start < 0 else 0), 0))
-                    for start, stop in ranges
-                ]
-
-            yield fetch
+            yield lambda ranges: self._local(handle, ranges, file)
         finally:
             os.close(handle)
 
-    def _remote(self, key: str, ranges: list[tuple[int, int]], file: int) -> list[bytes]:
+    def _local(self, handle: int, ranges: list[tuple[int, int]], file: int) -> Iterator[Bytes]:
+        length = os.fstat(handle).st_size
+        # What is read is small enough to be in the processor's cache when it is decoded.
+        memory = _MEMORY.empty(max(stop - start for start, stop in ranges), np.uint8)
+        for start, stop in ranges:
+            part = memory[: stop - start]
+            try:
+                n = os.preadv(handle, [part.data], max(start + (length if start < 0 else 0), 0))
+            except OSError as error:
+                raise self._damaged(f"A file cannot be read: {error.strerror}.", file) from error
+            yield part[:n]
+
+    def _remote(self, key: str, ranges: list[tuple[int, int]], file: int) -> Iterator[Bytes]:
         try:
             if ranges[0][0] < 0:
-                return [self._storage.get_tail(key, -ranges[0][0])]
-            starts, ends = zip(*ranges, strict=True)
-            return self._storage.get_ranges(key, starts, ends)
+                yield np.frombuffer(self._storage.get_tail(key, -ranges[0][0]), np.uint8)
+                return
+            for first in range(0, len(ranges), _MOST_RANGES):
+                starts, ends = zip(*ranges[first : first + _MOST_RANGES], strict=True)
+                for content in self._storage.get_ranges(key, starts, ends):
+                    yield np.frombuffer(content, np.uint8)
         except SourceError as error:
             raise self._damaged(f"A file cannot be read: {error.what}", file) from error
 
