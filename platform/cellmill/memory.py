@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from typing import Any
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 _SMALL = 1 << 16
 """Bytes below which the allocator of the process has pages at hand."""
+
+_HUGE = 1 << 22
+"""Bytes from which on large pages are worth asking for."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -49,10 +53,20 @@ class Memory:
                 return found
             # A little more than is wanted, so that it fits the next, which is about as large.
             size = nbytes + nbytes // 8
-            while idle and size > 0:
-                size -= idle.pop(0).nbytes
+            freed = 0
+            while idle and freed < size:
+                freed += idle.pop(0).nbytes
             self._idle.extend(idle)
-        return np.empty(nbytes + nbytes // 8, np.uint8)
+        return _new(size)
+
+
+def _new(nbytes: int) -> Bytes:
+    """Return new pages, which go back to the system when they are given up."""
+    # The allocator of the process keeps large pieces that were freed, in holes that fit nothing.
+    pages = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(pages, np.uint8)
 
 
 class _Lent:

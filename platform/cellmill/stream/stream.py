@@ -37,7 +37,8 @@ class _Arrived:
     made: MadeGroup
     unit: int
 
-    def step(self, step: int, losses: Losses) -> PackedBatch | None:
+    def step(self, step: int, losses: Losses) -> tuple[int, int] | None:
+        """Return the range of its cells that a step takes, None for none."""
         i = step - self.layout.first_step
         if not 0 <= i < self.layout.offset.size - 1:
             return None
@@ -47,7 +48,7 @@ class _Arrived:
             losses.add(lost, first, last)
             before = np.searchsorted(lost.cell, [first, last]).tolist()
             first, last = first - before[0], last - before[1]
-        return self.made.packed.between(first, last)
+        return first, last
 
 
 class Stream:
@@ -251,9 +252,9 @@ class Stream:
                     made = next(arriving)
                     present.append(_Arrived(layouts.popleft(), made, self.unit))
                     n_arrived += 1
-                parts = [part for group in present if (part := group.step(step, self._losses)) is not None]
+                batch = self._dealt(present, step)
                 present = [group for group in present if group.layout.last_step > step + 1]
-                yield self._with_sets(PackedBatch.concatenate(parts, self._memory) if parts else self._nothing())
+                yield self._with_sets(batch)
         finally:
             arriving.close()
 
@@ -278,6 +279,14 @@ class Stream:
             name = f"epoch {plan.epoch}, group {i}: windows {group.first} to {group.last - 1} of lanes at "
             name += ", ".join(map(str, group.places.tolist()))
             yield self.work(plan, layout, name)
+
+    def _dealt(self, present: list[_Arrived], step: int) -> PackedBatch:
+        """Return a step's cells, from all groups that have some."""
+        parts = [(group.made.packed, cells) for group in present if (cells := group.step(step, self._losses))]
+        if not parts:
+            return self._nothing()
+        batches, ranges = zip(*parts, strict=True)
+        return PackedBatch.concatenate(batches, ranges, self._memory)
 
     def _with_sets(self, packed: PackedBatch) -> PackedBatch:
         """Add, where cells come in sets, the number of each cell's set within the batch as the label ``set``."""

@@ -95,39 +95,45 @@ class PackedBatch:
             labels={name: codes[cells] for name, codes in self.labels.items()},
         )
 
-    def between(self, start: int, stop: int) -> PackedBatch:
-        """Return the cells from `start` up to, not including, `stop`, as views."""
-        low, high = int(self.cu_seqlens[start]), int(self.cu_seqlens[stop])
-        return PackedBatch(
-            gene=self.gene[low:high],
-            value=self.value[low:high],
-            cu_seqlens=self.cu_seqlens[start : stop + 1] - self.cu_seqlens[start],
-            n_pcpt=self.n_pcpt[start:stop],
-            cell_id=self.cell_id[start:stop],
-            cls_value=self.cls_value,
-            condition=None if self.condition is None else self.condition[low:high],
-            masked=None if self.masked is None else self.masked[low:high],
-            labels={name: codes[start:stop] for name, codes in self.labels.items()},
-        )
-
     @staticmethod
-    def concatenate(batches: Sequence[PackedBatch], memory: Memory | None = None) -> PackedBatch:
-        """Put batches of one tokeniser one after the other; their tokens go to `memory`, by default to new memory."""
-        first, memory = batches[0], memory or Memory()
-        lengths = np.concatenate([batch.lengths for batch in batches])
+    def concatenate(
+        batches: Sequence[PackedBatch],
+        ranges: Sequence[tuple[int, int]] | None = None,
+        memory: Memory | None = None,
+    ) -> PackedBatch:
+        """Put batches of one tokeniser one after the other.
 
-        def join(name: str) -> Any:
-            parts = [getattr(batch, name) for batch in batches]
-            if parts[0] is None:
+        Parameters
+        ----------
+        batches
+            At least one.
+        ranges
+            Which cells of each, from the first up to, not including, the second; all by default.
+        memory
+            Where the tokens are to be; by default in new memory.
+        """
+        first, memory = batches[0], memory or Memory()
+        cells = [slice(*some) for some in ranges or [(0, batch.n_cells) for batch in batches]]
+        ends = [batch.cu_seqlens[part.start : part.stop + 1] for batch, part in zip(batches, cells, strict=True)]
+        tokens = [slice(*end[[0, -1]].tolist()) for end in ends]
+
+        def join(name: str, places: list[slice]) -> Any:
+            if getattr(first, name) is None:
                 return None
-            found = memory.empty(sum(part.size for part in parts), np.result_type(*parts))
-            return np.concatenate(parts, out=found)
+            parts = [getattr(batch, name)[place] for batch, place in zip(batches, places, strict=True)]
+            return np.concatenate(parts, out=memory.empty(sum(map(len, parts)), np.result_type(*parts)))
 
         return PackedBatch(
-            **{name: join(name) for name in (*_CHANNELS, "n_pcpt", "cell_id")},
-            cu_seqlens=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+            **{name: join(name, tokens) for name in _CHANNELS},
+            **{name: join(name, cells) for name in ("n_pcpt", "cell_id")},
+            cu_seqlens=np.concatenate([[0], np.cumsum(np.concatenate([np.diff(end) for end in ends]))]).astype(
+                np.int32
+            ),
             cls_value=first.cls_value,
-            labels={name: np.concatenate([batch.labels[name] for batch in batches]) for name in first.labels},
+            labels={
+                name: np.concatenate([batch.labels[name][part] for batch, part in zip(batches, cells, strict=True)])
+                for name in first.labels
+            },
         )
 
     def to_table(self) -> pa.Table:
