@@ -143,6 +143,24 @@ def test_micro_batches_hold_every_cell_of_the_step(stream_atlas: Atlas) -> None:
     assert len(source.micro_batches(two, 5, 150)) == 5
 
 
+@pytest.mark.parametrize("where", [None, "kind == 'A'", "kind == 'A' and n_genes < 9"])
+@pytest.mark.parametrize("zeros", ["none", "all"])
+def test_the_capacity_must_hold_the_longest_cell_there_is(
+    stream_atlas: Atlas, where: str | None, zeros: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokeniser = Tokeniser(TokenConfig.model_validate({"max_genes": 100_000, "include_zero": zeros}))
+    selection = stream_atlas.snapshot().select(where)
+    source = Stream(selection, tokeniser, StreamConfig(batch_size=1))
+    longest = max(batch.n_tokens for batch in source.epoch(0))
+    source.check_capacity(longest)
+    with pytest.raises(ConfigError, match=f"can have {longest} tokens"):
+        source.check_capacity(longest - 1)
+    # What the catalog tells is enough where cells are short by the configuration, or by all that is there.
+    monkeypatch.setattr(selection, "most_genes", None)
+    source.check_capacity(100)
+    Stream(selection, Tokeniser(TokenConfig(max_genes=4)), StreamConfig(batch_size=1)).check_capacity(5)
+
+
 def test_zeros_follow_what_each_data_set_measured(stream_atlas: Atlas) -> None:
     config = StreamConfig(batch_size=64, lanes=8)
     panel = np.arange(8, 8 + 100, dtype=np.uint32)
