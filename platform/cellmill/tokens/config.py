@@ -24,14 +24,17 @@ class TokenConfig(Config):
     max_genes
         Genes of a cell at most, without ``<cls>``; of more, a random sample is taken anew each epoch.
     sampling
-        ``uniform``; or ``expressed_first``, which takes zeros only where expressed genes do not fill the cell.
+        ``uniform``; ``expressed_first``, which takes zeros only where expressed genes do not fill the cell; or
+        ``variable_first``, which takes variable genes before all others. Which these are is no matter of a cell: see
+        `Tokeniser`, and ``variable`` in the configuration of training.
     keep
         Ids of genes that stay whenever a cell has more genes than `max_genes`.
     include_zero
         ``none``: expressed genes only; ``panel``: every gene of the panel that was measured; ``all``: every gene that
         was measured.
     normalize_total
-        Counts of a cell are scaled to this sum before ``log1p``. Bins do not change with scale or logarithm.
+        Counts of a cell are scaled to this sum before ``log1p``. Bins stay as they are, with it or without: quantiles
+        of a cell do not change with scale or logarithm.
     cls_value
         Value of ``<cls>``: -2 in scGPT's pretraining and embedding, 0 in its fine-tuning.
     prompt_ratios
@@ -44,7 +47,7 @@ class TokenConfig(Config):
     n_bins: int = Field(default=51, ge=3, le=253)
     binary_value: int = Field(default=1, ge=1, le=252)
     max_genes: int = Field(default=1200, ge=1)
-    sampling: Literal["uniform", "expressed_first"] = "uniform"
+    sampling: Literal["uniform", "expressed_first", "variable_first"] = "uniform"
     keep: tuple[str, ...] = ()
     include_zero: Literal["none", "panel", "all"] = "none"
     normalize_total: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -63,8 +66,6 @@ class TokenConfig(Config):
     def _makes_sense(self) -> Self:
         if self.prompt_ratios and self.mask_ratio:
             raise ValueError("prompt_ratios and mask_ratio are two ways to train; give one of them")
-        if self.normalize_total is not None and self.value != "log1p":
-            raise ValueError("normalize_total does not change bins; it goes with value: log1p")
         if self.binary_value >= self.n_bins:
             raise ValueError("binary_value must be below n_bins")
         return self

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from cellmill.errors import ConfigError
 from cellmill.tokens.block import CellBlock
+from cellmill.tokens.modalities import Modalities
 from cellmill.tokens.moments import GeneMoments
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ def highly_variable(
     *,
     n_top: int,
     batch_key: str | None = None,
+    modality: str = "rna",
     normalize_total: float = 1e4,
     skipped: dict[str, int] | None = None,
 ) -> npt.NDArray[np.uint32]:
     """Return the tokens of the most variable genes of a selection, the most variable first.
 
-    Counts are scaled per cell and logarithmised; `rank_variable` then ranks. Cells are read once, a few thousand at a
-    time, so that memory does not grow with their number; it holds 24 bytes for each batch and token of the vocabulary.
-    Genes that no cell expresses are never chosen.
+    Counts are scaled per cell and modality, and logarithmised; `rank_variable` then ranks. Cells are read once, a few
+    thousand at a time, so that memory does not grow with their number; it holds 24 bytes for each batch and token of
+    the vocabulary. Genes that no cell expresses are never chosen.
 
     Parameters
     ----------
@@ -46,8 +48,10 @@ def highly_variable(
     batch_key
         Column of the cells; genes are then chosen within each batch, and ranked by how many batches choose them.
         Cells without a value are a batch of their own.
+    modality
+        Of the genes, or other features, that are chosen from.
     normalize_total
-        Sum that the counts of a cell are scaled to before the logarithm.
+        Sum that the counts of a cell in a modality are scaled to before the logarithm.
     skipped
         If given, shards that are missing or damaged (``dataset/digest``) are left out as wholes, and noted here with
         the number of their selected cells.
@@ -59,7 +63,7 @@ def highly_variable(
     Raises
     ------
     ConfigError
-        No cell is selected, or the column does not exist.
+        No cell is selected, the column does not exist, or no feature is of the modality.
     IntegrityError
         A shard is missing or damaged, and `skipped` is not given; or none is left.
     """
@@ -69,13 +73,22 @@ def highly_variable(
         from cellmill.atlas.sound import sound_part
 
         selection = sound_part(selection, skipped)
+    modalities = Modalities.of(selection.snapshot.atlas.vocabulary())
+    if modality not in modalities.names:
+        raise ConfigError(
+            f"No feature of the atlas is of the modality {modality!r}.",
+            where="modality",
+            fix=f"There are: {', '.join(modalities.names)}.",
+        )
     batches = _batches(selection, batch_key)
     n_tokens = max(entry.vocabulary_size for entry in selection.shards)
-    moments = GeneMoments(n_tokens, max(1, len(batches)), normalize_total=normalize_total)
+    moments = GeneMoments(n_tokens, max(1, len(batches)), normalize_total=normalize_total, modalities=modalities)
     for i in range(len(selection.shards)):
         codes = _codes(selection, i, batch_key, batches)
         for start, block in _blocks(selection, i):
             moments.add(block, codes[start : start + block.n_cells])
+    others = modalities.of_token[:n_tokens] != modalities.names.index(modality)
+    moments.expressed[:, others] = 0
     return rank_variable(moments, n_top)
 
 

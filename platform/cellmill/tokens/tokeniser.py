@@ -44,7 +44,8 @@ class Tokeniser:
     Raises
     ------
     ConfigError
-        Zeros of a panel are asked for, but there is no panel; or `always` alone fills a cell.
+        Zeros of a panel are asked for, but there is no panel; `always` alone fills a cell; or variable genes are to
+        come first, but there is no `prefer`.
     """
 
     def __init__(
@@ -62,6 +63,12 @@ class Tokeniser:
                 "Zeros can become tokens only of a panel of genes.",
                 where="tokens.include_zero",
                 fix="Set a panel (`panel.n_top`), or include_zero: none.",
+            )
+        if config.sampling == "variable_first" and prefer is None:
+            raise ConfigError(
+                "Variable genes are to be sampled first, but it is not told which these are.",
+                where="tokens.sampling",
+                fix="Give the tokeniser the genes that it shall `prefer`.",
             )
         if always is not None and always.size > config.max_genes:
             raise ConfigError(

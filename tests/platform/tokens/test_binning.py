@@ -75,6 +75,13 @@ def test_bins_do_not_change_under_a_monotone_map(cell: list[int]) -> None:
     assert plain == mapped
 
 
+@settings(max_examples=30, deadline=None)
+@given(cell=small | wide, target=st.sampled_from([0.5, 1e4]), value=st.sampled_from(["bins", "midrank"]))
+def test_bins_are_the_same_where_counts_are_to_be_normalised(cell: list[int], target: float, value: str) -> None:
+    cells = [[float(x) for x in cell]]
+    assert bins(cells, np.uint16, value=value, normalize_total=target) == bins(cells, np.uint16, value=value)
+
+
 def test_midrank_is_the_middle_and_without_chance() -> None:
     rng = np.random.default_rng(1)
     for n in (1, 2, 49, 50, 51, 300):
@@ -128,5 +135,5 @@ def test_log1p(dtype: Any) -> None:
 @pytest.mark.parametrize("value", ["bins", "log1p"])
 def test_what_is_no_count_is_refused(value: str) -> None:
     for dtype, bad in ((np.uint8, 0.0), (np.uint16, 0.0), (np.float32, 0.0), (np.float32, -1.5), (np.float32, np.nan)):
-        with pytest.raises(CountsError, match="zero, negative or not a number"):
+        with pytest.raises(CountsError, match="zero, negative, infinite or not a number"):
             bins([[1.0, 2.0], [3.0, bad]], dtype, value=value)

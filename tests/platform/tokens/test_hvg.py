@@ -14,7 +14,9 @@ from scipy import sparse
 
 from cellmill.atlas import Atlas
 from cellmill.errors import ConfigError
+from cellmill.genes import Feature
 from cellmill.tokens import highly_variable
+from tests.platform.atlas import builders
 from tests.platform.atlas.builders import add_shard
 
 N_GENES = 600
@@ -96,3 +98,30 @@ def test_cells_without_a_batch_are_one(tmp_path: Path) -> None:
     found = [highly_variable(atlas.snapshot().select(), n_top=40, batch_key="donor") for atlas in (made, same)]
     assert found[0].tolist() == found[1].tolist()
     assert found[0].tolist() != highly_variable(made.snapshot().select(), n_top=40).tolist()
+
+
+def test_genes_are_chosen_among_genes_as_if_nothing_else_had_been_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genes = counts(200, 3)
+    alone = Atlas.create(tmp_path / "alone")
+    alone.commit([add_shard(alone, "one", genes)])
+    rng = np.random.default_rng(0)
+    peaks = sparse.csr_matrix(rng.poisson(rng.gamma(0.2, 20.0, (200, 1)) * (rng.random((200, 300)) < 0.3)))
+    proteins = sparse.csr_matrix(rng.poisson(rng.gamma(2.0, 300.0, (200, 40))))
+    kinds = ["rna"] * N_GENES + ["atac"] * 300 + ["protein"] * 40
+    ids = [f"ENSG{i:011d}" if kind == "rna" else f"{kind}{i}" for i, kind in enumerate(kinds)]
+    features = [
+        Feature(name, name, modality=kind, organism="human", release="test")
+        for name, kind in zip(ids, kinds, strict=True)
+    ]
+    monkeypatch.setattr(builders, "make_features", lambda numbers: [features[i] for i in numbers])
+    both = Atlas.create(tmp_path / "both")
+    both.commit([add_shard(both, "one", sparse.hstack([genes, peaks, proteins], format="csr"))])
+    selection = both.snapshot().select()
+    found = highly_variable(selection, n_top=100)
+    assert found.tolist() == highly_variable(alone.snapshot().select(), n_top=100).tolist()
+    kept = [kinds[token - 8] for token in highly_variable(selection, n_top=20, modality="protein").tolist()]
+    assert kept == ["protein"] * 20
+    with pytest.raises(ConfigError, match="'lipid'"):
+        highly_variable(selection, n_top=20, modality="lipid")

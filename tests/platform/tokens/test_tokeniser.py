@@ -277,5 +277,5 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         Tokeniser(TokenConfig(include_zero="all")).tokenise(block_of([[1.0]]), seed=0, epoch=0)
     with pytest.raises(ValidationError, match="two ways"):
         TokenConfig(prompt_ratios=(0.5,), mask_ratio=0.4)
-    with pytest.raises(ValidationError, match="does not change bins"):
-        TokenConfig(normalize_total=1e4)
+    with pytest.raises(ConfigError, match="not told which"):
+        Tokeniser(TokenConfig(sampling="variable_first"))

@@ -20,7 +20,7 @@ PROMPT_RATIOS = (0.25, 0.5, 0.75)
 
 
 class PanelConfig(Config):
-    """Which genes a model sees: the most variable ones of the training cells.
+    """Genes that are chosen: the most variable ones of the training cells.
 
     Attributes
     ----------
@@ -28,10 +28,13 @@ class PanelConfig(Config):
         Number of genes.
     batch_key
         Column of the cell metadata; genes are then chosen within each batch and ranked by how many choose them.
+    modality
+        Of the features that are chosen from.
     """
 
     n_top: int = Field(2000, ge=1)
     batch_key: str | None = None
+    modality: str = "rna"
 
 
 class TrainingConfig(Config):
@@ -45,6 +48,10 @@ class TrainingConfig(Config):
         The run's directory.
     atlas, snapshot
         Path or URL of the atlas, and the snapshot's number or tag (None: the newest). The run writes the number down.
+    panel
+        Genes that the model sees; None: all.
+    variable
+        Genes that ``tokens.sampling: variable_first`` takes first; 2,000 by default.
     stream
         Batch size, shuffling, and where data tasks run.
     model
@@ -66,6 +73,7 @@ class TrainingConfig(Config):
     atlas: str
     snapshot: int | str | None = None
     panel: PanelConfig | None = None
+    variable: PanelConfig | None = None
     stream: StreamConfig = StreamConfig()
     model: ArchitectureConfig = ArchitectureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -132,7 +140,7 @@ class FinetuneConfig(TrainingConfig):
         Column of the cell metadata that holds the class.
     train_where, test_where
         Predicates that select the cells to learn from and the cells to be judged on; they may not overlap.
-    tokens, panel
+    tokens, panel, variable
         None takes those of the pretrained model.
     compare_scratch
         Train the same model once more from random weights and judge it beside.

@@ -95,6 +95,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             where=config.train_where,
             tokens=start.preprocessing.tokens,
             panel=start.panel,
+            prefer=start.prefer,
             token_map=start.token_map,
             label=config.label,
             classes=names,

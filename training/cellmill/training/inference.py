@@ -82,6 +82,7 @@ class Network:
             for_inference(preprocessing.tokens),
             self.panel,
             always=kept_tokens(preprocessing.tokens, vocabulary, self.panel),
+            prefer=preprocessing.variable_tokens(vocabulary),
             modalities=Modalities.of(vocabulary),
         )
         self._capacity = token_capacity

@@ -62,6 +62,8 @@ class Cells:
         The cells.
     tokens, panel
         How cells become tokens, and the atlas tokens that are kept (None: all).
+    prefer
+        Atlas tokens that are sampled first.
     token_map
         int64[size of the atlas' vocabulary]: token in the model of each token in the atlas; None where they are
         equal. Tokens without a place in the model are not in the panel.
@@ -74,6 +76,7 @@ class Cells:
     where: str | None
     tokens: TokenConfig
     panel: npt.NDArray[np.uint32] | None
+    prefer: npt.NDArray[np.uint32] | None = None
     token_map: npt.NDArray[np.int64] | None = None
     label: str | None = None
     classes: tuple[str, ...] = ()
@@ -180,6 +183,7 @@ class Job:
             self.cells.tokens,
             self.cells.panel,
             always=kept_tokens(self.cells.tokens, vocabulary, self.cells.panel),
+            prefer=self.cells.prefer,
             modalities=Modalities.of(vocabulary),
         )
         found = checkpoint.newest(self.run / CHECKPOINTS)

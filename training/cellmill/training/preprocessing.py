@@ -21,10 +21,13 @@ class Preprocessing(Config):
         How a cell becomes tokens.
     panel
         Ids of the genes that the model looks at; None means all of its vocabulary.
+    variable
+        Ids of the genes that are sampled first; None for none.
     """
 
     tokens: TokenConfig
     panel: tuple[str, ...] | None = None
+    variable: tuple[str, ...] | None = None
 
     def panel_tokens(self, vocabulary: Vocabulary) -> npt.NDArray[np.uint32] | None:
         """Return the tokens of the panel, ascending.
@@ -34,17 +37,31 @@ class Preprocessing(Config):
         ModelError
             A gene of the panel is not in the vocabulary.
         """
-        if self.panel is None:
-            return None
-        tokens = vocabulary.lookup(self.panel)
-        if (tokens < 0).any():
-            missing = [name for name, token in zip(self.panel, tokens, strict=True) if token < 0]
-            raise ModelError(
-                f"{len(missing)} genes of the panel are not in the vocabulary, such as {missing[0]}.",
-                where="preprocessing.json",
-                fix="The files of the model folder do not belong together; write it again.",
-            )
-        return np.sort(tokens).astype(np.uint32)
+        return _tokens("panel", self.panel, vocabulary)
+
+    def variable_tokens(self, vocabulary: Vocabulary) -> npt.NDArray[np.uint32] | None:
+        """Return the tokens of the genes that are sampled first, ascending.
+
+        Raises
+        ------
+        ModelError
+            One is not in the vocabulary.
+        """
+        return _tokens("variable genes", self.variable, vocabulary)
+
+
+def _tokens(what: str, ids: tuple[str, ...] | None, vocabulary: Vocabulary) -> npt.NDArray[np.uint32] | None:
+    if ids is None:
+        return None
+    tokens = vocabulary.lookup(ids)
+    if (tokens < 0).any():
+        missing = [name for name, token in zip(ids, tokens, strict=True) if token < 0]
+        raise ModelError(
+            f"{len(missing)} genes of the {what} are not in the vocabulary, such as {missing[0]}.",
+            where="preprocessing.json",
+            fix="The files of the model folder do not belong together; write it again.",
+        )
+    return np.sort(tokens).astype(np.uint32)
 
 
 def check_values(model: ModelConfig, tokens: TokenConfig) -> None:

@@ -17,7 +17,7 @@ from cellmill.training.evaluate import loss_figure
 from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.launch import launch
 from cellmill.training.preprocessing import Preprocessing, check_values, panel_ids
-from cellmill.training.setup import choose_panel, panel_skipped, pin_snapshot, select
+from cellmill.training.setup import choose_panel, choose_variable, panel_skipped, pin_snapshot, select
 from cellmill.training.warm_start import warm_start
 from cellmill.training.watch import watching
 from cellmill.training.weights import weights_of
@@ -88,11 +88,13 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         parents=(selection.snapshot.lineage(selection), *([] if start is None else [start.folder.lineage_node()])),
     )
     run.lineage(lineage)
-    panel = choose_panel(run.path, selection, vocabulary, config.panel, skip=config.stream.on_corrupt == "skip")
+    skip = config.stream.on_corrupt == "skip"
+    panel = choose_panel(run.path, selection, vocabulary, config.panel, skip=skip)
+    variable = choose_variable(run.path, selection, vocabulary, config.variable, config.tokens, skip=skip)
     job = Job(
         run=run.path,
         config=config,
-        cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel),
+        cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel, variable),
         task="generate",
         model=model_config,
         init=None if start is None else start.folder.path,
@@ -106,7 +108,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         run,
         task="embed",
         vocabulary=vocabulary,
-        preprocessing=Preprocessing(tokens=config.tokens, panel=panel_ids(panel, vocabulary)),
+        preprocessing=Preprocessing(
+            tokens=config.tokens, panel=panel_ids(panel, vocabulary), variable=panel_ids(variable, vocabulary)
+        ),
         labels={},
         metrics={"pretraining": {name: value for name, value in metrics.items() if name in ("loss", "mre", *PARTS)}},
         lineage=lineage,

@@ -18,7 +18,7 @@ from cellmill.training.config import FinetuneConfig
 from cellmill.training.inference import for_inference
 from cellmill.training.model import ModelConfig
 from cellmill.training.preprocessing import Preprocessing, check_values, panel_ids
-from cellmill.training.setup import choose_panel
+from cellmill.training.setup import choose_panel, choose_variable
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Start:
         Its token ids.
     panel
         Atlas tokens that are kept; None means all.
+    prefer
+        Atlas tokens that are sampled first; None for none.
     token_map
         int64[size of the atlas' vocabulary]: token in the model of each token in the atlas; None where equal.
     preprocessing
@@ -45,6 +47,7 @@ class Start:
     model: ModelConfig
     vocabulary: Vocabulary
     panel: npt.NDArray[np.uint32] | None
+    prefer: npt.NDArray[np.uint32] | None
     token_map: npt.NDArray[np.int64] | None
     preprocessing: Preprocessing
 
@@ -59,9 +62,9 @@ def start_from(
     config
         The fine-tuning.
     run
-        Its directory, where a panel is kept.
+        Its directory, where genes that are chosen are kept.
     selection
-        Training cells, for a panel of their own.
+        Training cells, for genes of their own.
     vocabulary
         Of the atlas.
     n_classes
@@ -76,13 +79,17 @@ def start_from(
     ConfigError
         The configuration changes what the pretrained weights fix.
     """
-    own_panel = choose_panel(run, selection, vocabulary, config.panel, skip=config.stream.on_corrupt == "skip")
+    skip = config.stream.on_corrupt == "skip"
+    own_panel = choose_panel(run, selection, vocabulary, config.panel, skip=skip)
     if config.init is None:
         tokens = config.tokens or TokenConfig()
         shape = config.model.resolve(n_tokens=vocabulary.size, n_bins=tokens.n_bins, n_classes=n_classes)
         check_values(shape, tokens)
-        kept = Preprocessing(tokens=tokens, panel=panel_ids(own_panel, vocabulary))
-        return Start(None, shape, vocabulary, own_panel, None, kept)
+        prefer = choose_variable(run, selection, vocabulary, config.variable, tokens, skip=skip)
+        kept = Preprocessing(
+            tokens=tokens, panel=panel_ids(own_panel, vocabulary), variable=panel_ids(prefer, vocabulary)
+        )
+        return Start(None, shape, vocabulary, own_panel, prefer, None, kept)
     folder = load_model(config.init)
     where = str(folder.path)
     pretrained = parse_config(ModelConfig, dict(folder.config), where=where)
@@ -92,8 +99,7 @@ def start_from(
     shape = config.model.change(pretrained, n_classes=n_classes)
     token_map = map_tokens(vocabulary, folder.vocabulary)
     if own_panel is None and before.panel is not None:
-        wanted = vocabulary.lookup(before.panel)
-        own_panel = np.sort(wanted[wanted >= 0]).astype(np.uint32)
+        own_panel = _there(before.panel, vocabulary)
     panel = known_panel(token_map, own_panel)
     if len(panel) == 0:
         raise GeneMappingError(
@@ -102,8 +108,19 @@ def start_from(
             fix="Choose a model of the same organism, or a panel of genes that it knows.",
         )
     same = bool((token_map[panel] == panel).all())
-    kept = Preprocessing(tokens=tokens, panel=panel_ids(panel, vocabulary))
-    return Start(folder, shape, folder.vocabulary, panel, None if same else token_map, kept)
+    if config.variable is None and before.variable is not None and tokens.sampling == "variable_first":
+        prefer = _there(before.variable, vocabulary)
+    else:
+        prefer = choose_variable(run, selection, vocabulary, config.variable, tokens, skip=skip)
+    prefer = None if prefer is None else known_panel(token_map, prefer)
+    kept = Preprocessing(tokens=tokens, panel=panel_ids(panel, vocabulary), variable=panel_ids(prefer, vocabulary))
+    return Start(folder, shape, folder.vocabulary, panel, prefer, None if same else token_map, kept)
+
+
+def _there(ids: tuple[str, ...], vocabulary: Vocabulary) -> npt.NDArray[np.uint32]:
+    """Return the tokens of those features that the vocabulary has, ascending."""
+    tokens = vocabulary.lookup(ids)
+    return np.sort(tokens[tokens >= 0]).astype(np.uint32)
 
 
 def map_tokens(atlas: Vocabulary, model: Vocabulary) -> npt.NDArray[np.int64]:
