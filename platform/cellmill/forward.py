@@ -35,7 +35,18 @@ from cellmill.stamps import read_stamp
 Answer = Literal["yes", "no", "unknown"]
 _LARGEST_JSON = 64 << 20
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_OURS = frozenset({"lineage.json", "manifest.json", "config.json", "labels.json", "metrics.json", "preprocessing.json"})
+_OURS = frozenset(
+    {
+        "lineage.json",
+        "manifest.json",
+        "config.json",
+        "labels.json",
+        "metrics.json",
+        "preprocessing.json",
+        "summary.json",
+    }
+)
+"""Files of runs and models, which are no answers."""
 
 
 class Sighting(Config):

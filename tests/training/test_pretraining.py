@@ -176,7 +176,9 @@ def test_a_model_is_named_to_a_donor_who_withdraws_after_its_snapshot_is_forgott
     there = Atlas.open(own)
     remove(there, "donor == 'd2'", "consent")
     assert collect(there, Forget(), grace_s=0).forgotten == (0, 1)
-    found = {one.name: one for one in forward(f"{own}#1", tmp_path / "runs").found if one.kind == "model"}
+    seen = forward(f"{own}#1", tmp_path / "runs").found
+    assert {one.kind for one in seen} == {"run", "model"}  # what a run writes is no answer of a model
+    found = {one.name: one for one in seen if one.kind == "model"}
     # Of 90 cells 30 are of d2: of any 80 at least 20.
     assert {name: (one.saw, one.cells) for name, one in found.items()} == {
         "all": ("yes", 30),
