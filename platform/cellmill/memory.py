@@ -16,6 +16,9 @@ _SMALL = 1 << 16
 _HUGE = 1 << 22
 """Bytes from which on large pages are worth asking for."""
 
+_LARGER = 8
+"""How many times as large as what is wanted memory may be."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -46,7 +49,8 @@ class Memory:
         with self._lock:
             # Others only append.
             idle = [self._idle.popleft() for _ in range(len(self._idle))]
-            fits = [memory for memory in idle if nbytes <= memory.nbytes <= nbytes + nbytes // 2]
+            # Much larger memory is better than none: given up, it would soon be wanted again.
+            fits = [memory for memory in idle if nbytes <= memory.nbytes <= _LARGER * nbytes]
             if fits:
                 found = min(fits, key=lambda memory: memory.nbytes)
                 self._idle.extend(memory for memory in idle if memory is not found)
