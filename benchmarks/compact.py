@@ -12,7 +12,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import time
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from typing import Any
 from benchmarks.ingest import machine
 from benchmarks.stream import mixed
 from benchmarks.synthetic import write_atlas
+from benchmarks.turns import peak_gb
 
 from cellmill.atlas import Atlas
 from cellmill.atlas.compacting import compact
@@ -46,7 +46,7 @@ def run(folder: str, datasets: list[str], shard_cells: int, answer: Any) -> None
             "shards_after": done.shards_after,
             "cpu_s": cpu,
             "wall_s": wall,
-            "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+            "peak_gb": peak_gb(tree=False),
             "bytes_before": done.bytes_before,
             "bytes_after": done.bytes_after,
             "temporary_bytes": done.temporary_bytes,
