@@ -95,7 +95,7 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
 def main() -> None:
     """Make an atlas, measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=32_768)
+    parser.add_argument("--cells", type=int, default=16_384)
     parser.add_argument("--dataset-cells", type=int, default=1024, help="cells of each data set")
     parser.add_argument("--shard-cells", type=int, default=8192, help="cells of each new shard")
     parser.add_argument("--batch-size", type=int, default=256)
