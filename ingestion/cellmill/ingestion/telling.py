@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import ray
+from ray.exceptions import GetTimeoutError, RayError
 
 from cellmill.console import progress, showing_with
 
@@ -59,8 +60,15 @@ class Watched:
         """Show what is told now."""
         if self._board is None:
             actor: Any = ray.remote(num_cpus=0)(Board)
-            self._board = actor.options(name=self._name).remote()
-        bars: dict[str, Bar] = ray.get(self._board.read.remote())
+            self._board = actor.options(name=self._name, get_if_exists=True).remote()
+        try:
+            bars: dict[str, Bar] = ray.get(self._board.read.remote(), timeout=_INTERVAL_S)
+        except GetTimeoutError:
+            return
+        except RayError:
+            # Nothing that is only shown ends a run: the next look puts up another.
+            self._board = None
+            return
         for key in [key for key in self._shown if key not in bars]:
             self._shown.pop(key)[0].close()
         for key, bar in bars.items():
