@@ -62,7 +62,7 @@ def test_known_genes_keep_their_weights_and_new_ones_get_a_place(grown_atlas: Pa
 def test_rows_follow_features_not_tokens() -> None:
     weights = {GENES: torch.arange(12.0).reshape(6, 2), "other": torch.ones(3)}
     fresh = torch.full((5, 2), -1.0)
-    found = grown(weights, fresh, np.array([0, 5, -1, 2, 1]))
+    found = grown(weights, {GENES: fresh}, {GENES: np.array([0, 5, -1, 2, 1])})
     assert found[GENES].tolist() == [[0, 1], [10, 11], [-1, -1], [4, 5], [2, 3]]
     assert found["other"] is weights["other"]
     assert fresh.tolist() == [[-1, -1]] * 5

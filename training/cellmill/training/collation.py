@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from cellmill.tokens import PackedBatch
@@ -23,17 +25,25 @@ class Collator:
         Which outputs the model will be asked for; see `CellModel.encode`.
     model
         Its shape, which decides what computes attention there.
+    token_modality : int64 [vocabulary], optional
+        See `TorchBatch.from_packed`.
     """
 
-    def __init__(self, device: torch.device, readout: Queries, model: ModelConfig) -> None:
-        self._device, self._readout = device, readout
+    def __init__(
+        self,
+        device: torch.device,
+        readout: Queries,
+        model: ModelConfig,
+        token_modality: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        self._device, self._readout, self._token_modality = device, readout, token_modality
         backend = describe_backend(device, dtype=torch.float32, d_head=model.d_head, attention=model.attention)
         self._kernel = backend.name
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def __call__(self, parts: Sequence[PackedBatch]) -> Moving[TorchBatch]:
         """Return the parts on their way."""
-        batches = [TorchBatch.from_packed(part) for part in parts]
+        batches = [TorchBatch.from_packed(part, token_modality=self._token_modality) for part in parts]
         if self._device.type != "cpu":
             for batch in batches:
                 batch.prepare(self._readout, self._kernel)

@@ -107,12 +107,19 @@ class PretrainConfig(TrainingConfig):
         unless `prompt_ratios` says other shares, or `mask_ratio` has it predict hidden values instead.
     cell_prompt_after
         Step from which each batch is also generated from the cell embedding.
+    batch_label
+        Column of the cells whose classes, such as donors, are told to the decoders as the batch of each cell, so that
+        cell embeddings need not hold it; None for none.
+    modalities
+        Whether the decoders are told the modality of each token.
     """
 
     where: str | None = None
     init: Path | None = None
     tokens: TokenConfig = TokenConfig(prompt_ratios=PROMPT_RATIOS)
     cell_prompt_after: int = Field(0, ge=0)
+    batch_label: str | None = None
+    modalities: bool = False
 
     @field_validator("tokens", mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from cellmill.runs import Run
 from cellmill.stream import as_text, class_counts
 from cellmill.training.checkpoint import newest
 from cellmill.training.config import FinetuneConfig
+from cellmill.training.decoder_labels import DecoderLabels
 from cellmill.training.evaluate import (
     confusion,
     confusion_figure,
@@ -121,13 +122,14 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
     main = next(iter(predictions))
     _draw(run, held_out.labels, predictions[main], names)
     tables = {method: found.model_dump() for method, found in scores.items()}
+    kept = {} if start.folder is None else DecoderLabels.read(start.folder.labels).document()
     model = write_model(
         job,
         run,
         task="annotate",
         vocabulary=start.vocabulary,
         preprocessing=start.preprocessing,
-        labels={"label": config.label, "classes": list(names)},
+        labels={**kept, "label": config.label, "classes": list(names)},
         metrics=tables,
         lineage=lineage,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from cellmill.training import checkpoint
 from cellmill.training.agreement import Agreement
 from cellmill.training.collation import Collator
 from cellmill.training.config import TrainingConfig
+from cellmill.training.decoder_labels import BATCH, DecoderLabels
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
 from cellmill.training.preprocessing import kept_tokens
 from cellmill.training.skipping import skipped_by_all
 from cellmill.training.task import LABEL, TaskName, Trainee, build_task
-from cellmill.training.warm_start import GENES, grown
+from cellmill.training.warm_start import grown
 from cellmill.training.weights import load_pretrained
 
 CHECKPOINTS = "checkpoints"
@@ -99,7 +100,10 @@ class Job:
     model, init
         Shape of the model, and the model folder that its weights start from.
     init_rows
-        int64[n_tokens]: row of its gene embedding for each token, -1 for a new one; None where they are the same.
+        int64[n] each: row of its table of embeddings for each of this model's, -1 for a new one, by the name of the
+        table; empty where they are the same.
+    decoder_labels
+        What the decoders see beside the model's outputs.
     """
 
     run: Path
@@ -109,7 +113,8 @@ class Job:
     model: ModelConfig
     init: Path | None
     cell_prompt_after: int = 0
-    init_rows: npt.NDArray[np.int64] | None = None
+    init_rows: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    decoder_labels: DecoderLabels = field(default_factory=DecoderLabels)
 
     def __call__(self) -> None:
         """Train on this rank, from the newest checkpoint if there is one, to the end."""
@@ -148,7 +153,8 @@ class Job:
             log_every=self.config.log_every,
             save_every=self.config.checkpoint.every_steps or per_epoch,
         )
-        collate = Collator(engine.device, task.readout, self.model)
+        modality = self.decoder_labels.of_token(Atlas.open(self.cells.atlas).vocabulary())
+        collate = Collator(engine.device, task.readout, self.model, modality)
         run_loop(engine, source, source.split, collate, task, loop, start=start, log=log, save=save)
         if run is not None:
             run.close()
@@ -178,6 +184,8 @@ class Job:
         atlas = Atlas.open(self.cells.atlas)
         selection = atlas.snapshot(self.cells.snapshot).select(self.cells.where)
         labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
+        if self.decoder_labels.column is not None:
+            labels[BATCH] = (self.decoder_labels.column, self.decoder_labels.batches)
         vocabulary = atlas.vocabulary()
         tokeniser = Tokeniser(
             self.cells.tokens,
@@ -204,8 +212,7 @@ class Job:
         model = CellModel(self.model)
         if self.init is not None:
             weights = load_model(self.init).weights()
-            if self.init_rows is not None:
-                weights = grown(weights, model.state_dict()[GENES], self.init_rows)
+            weights = grown(weights, model.state_dict(), self.init_rows)
             load_pretrained(model, weights, where=str(self.init))
         return model
 

@@ -13,12 +13,13 @@ from cellmill.models import ModelFolder, load_model, save_model
 from cellmill.runs import Run
 from cellmill.training.checkpoint import newest
 from cellmill.training.config import PretrainConfig
+from cellmill.training.decoder_labels import DecoderLabels, decoder_labels
 from cellmill.training.evaluate import loss_figure
 from cellmill.training.job import CHECKPOINTS, Cells, Job
 from cellmill.training.launch import launch
 from cellmill.training.preprocessing import Preprocessing, check_values, panel_ids
 from cellmill.training.setup import choose_panel, choose_variable, panel_skipped, pin_snapshot, select
-from cellmill.training.warm_start import warm_start
+from cellmill.training.warm_start import GENES, warm_start
 from cellmill.training.watch import watching
 from cellmill.training.weights import weights_of
 
@@ -73,10 +74,12 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     selection = select(atlas, config.snapshot, config.where, key="where")
     vocabulary = atlas.vocabulary()
     start = warm_start(config, vocabulary)
+    before = None if start is None else DecoderLabels.read(start.folder.labels)
+    told = decoder_labels(config, selection, vocabulary, before)
     if start is not None:
-        model_config = start.model
+        model_config = start.model.model_copy(update=told.sizes())
     else:
-        model_config = config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins)
+        model_config = config.model.resolve(n_tokens=vocabulary.size, n_bins=config.tokens.n_bins, **told.sizes())
         check_values(model_config, config.tokens)
     run = Run.create(config.output, "pretrain", config, resume=resume)
     lineage = Lineage(
@@ -99,7 +102,8 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         model=model_config,
         init=None if start is None else start.folder.path,
         cell_prompt_after=config.cell_prompt_after,
-        init_rows=None if start is None else start.rows,
+        init_rows={} if start is None or before is None else {GENES: start.rows, **told.rows(before)},
+        decoder_labels=told,
     )
     left_out = run_job(job, run, f"pretrain {config.name}")
     metrics = last_metrics(run)
@@ -111,7 +115,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         preprocessing=Preprocessing(
             tokens=config.tokens, panel=panel_ids(panel, vocabulary), variable=panel_ids(variable, vocabulary)
         ),
-        labels={},
+        labels=told.document(),
         metrics={"pretraining": {name: value for name, value in metrics.items() if name in ("loss", "mre", *PARTS)}},
         lineage=lineage,
     )

@@ -54,7 +54,7 @@ def build_task(name: TaskName, *, cell_prompt_after: int = 0) -> Task:
         ClassificationObjective(LABEL),
         lambda batch: batch.labels[LABEL].n_known,
         "cell",
-        unused=("decoder", "mvc_decoder"),
+        unused=("decoder", "mvc_decoder", "batch_encoder", "mod_encoder"),
     )
 
 

@@ -74,19 +74,23 @@ def warm_start(config: PretrainConfig, vocabulary: Vocabulary) -> WarmStart | No
     return WarmStart(folder, config.model.change(before, n_tokens=vocabulary.size, n_classes=0), rows)
 
 
-def grown(weights: Mapping[str, Tensor], fresh: Tensor, rows: npt.NDArray[np.int64]) -> dict[str, Tensor]:
-    """Return weights whose gene embedding has a row for every token of the atlas.
+def grown(
+    weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor], rows: Mapping[str, npt.NDArray[np.int64]]
+) -> dict[str, Tensor]:
+    """Return weights whose tables of embeddings have a row for everything that the new model knows.
 
     Parameters
     ----------
     weights
         The model's.
-    fresh : float [n_tokens, d]
-        Rows for features that it does not know.
-    rows : int64 [n_tokens]
-        See `WarmStart`.
+    fresh
+        Tables of the new model, float [n, d] each: rows for what the old one does not know.
+    rows : int64 [n] each
+        Row of the old table for each of the new one, -1 for none, by the name of the table.
     """
-    known = torch.from_numpy(np.flatnonzero(rows >= 0))
-    table = fresh.clone()
-    table[known] = weights[GENES][torch.from_numpy(rows)[known]].to(table.dtype)
-    return {**weights, GENES: table}
+    tables = {}
+    for name, own in rows.items():
+        known = torch.from_numpy(np.flatnonzero(own >= 0))
+        tables[name] = fresh[name].clone()
+        tables[name][known] = weights[name][torch.from_numpy(own)[known]].to(tables[name].dtype)
+    return {**weights, **tables}
