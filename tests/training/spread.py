@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
+from tests.children import forkserver
+
 
 def run_ranks(function: Callable[..., None], world_size: int, *args: Any) -> None:
     """Call `function(rank, *args)` on every rank; an error on one is raised here."""
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing: Any = torch.multiprocessing
-        multiprocessing.spawn(_enter, (world_size, f"{folder}/store", function, args), nprocs=world_size)
+        method = forkserver().get_start_method()
+        arguments = (world_size, f"{folder}/store", function, args)
+        multiprocessing.start_processes(_enter, arguments, nprocs=world_size, start_method=method)
 
 
 def _enter(rank: int, world_size: int, store: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
