@@ -26,7 +26,7 @@ _RETRIES = 2
 _UNDER_WAY = 256
 """Tasks that are known to Ray at a time; more would only make it slower to ask which have finished."""
 
-_LOOK_S = 2.0
+_LOOK_S = 5.0
 """After so long without a result, it is shown what tasks are at."""
 
 _PROCESS_MB = 400
