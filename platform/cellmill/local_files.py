@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PARTIAL = ".partial"
 """How names of files end that are being written; nobody but their writer, or who clears up after it, looks at them."""
@@ -35,6 +35,17 @@ def read_ranges(path: Path, starts: Sequence[int], ends: Sequence[int]) -> list[
             if len(found[-1]) != end - start:
                 raise OSError(f"the file ends before byte {end:,}")
     return found
+
+
+def read_into(path: Path, start: int, out: Any) -> None:
+    """Fill a writable buffer of bytes from a position of a file on."""
+    view = memoryview(out)
+    with path.open("rb", buffering=0) as file:
+        while view:
+            n = os.preadv(file.fileno(), [view], start)
+            if not n:
+                raise OSError(f"the file ends before byte {start + len(view):,}")
+            view, start = view[n:], start + n
 
 
 def read_tail(path: Path, n: int) -> bytes:

@@ -16,7 +16,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore
 
 from cellmill.errors import ConfigError, SourceError, StorageError
-from cellmill.local_files import PARTIAL, half_written, read_ranges, read_tail
+from cellmill.local_files import PARTIAL, half_written, read_into, read_ranges, read_tail
 from cellmill.remote_store import RETRIES, RETRY_S, EmptyFileError, fetch, find_spans, open_store
 from cellmill.scratch import ScratchFolder
 from cellmill.store_errors import patiently, translated
@@ -163,6 +163,19 @@ class Storage:
             if self.size(key) >= max(ends):
                 raise
             what = f"The file ends before byte {max(ends):,}."
+            raise SourceError(what, where=self.join(key), fix="Restore it from a copy.") from error
+
+    def get_into(self, key: str, start: int, out: Any) -> None:
+        """Fill a writable buffer of bytes with those of a file from `start` on. Raises as `get_ranges`."""
+        if self._root is None:
+            memoryview(out)[:] = self.get_ranges(key, [start], [start + len(out)], gap=0)[0]
+            return
+        try:
+            self._known(key, lambda: read_into(self.local_path(key), start, out))
+        except StorageError as error:
+            if self.size(key) >= start + len(out):
+                raise
+            what = f"The file ends before byte {start + len(out):,}."
             raise SourceError(what, where=self.join(key), fix="Restore it from a copy.") from error
 
     def _fetch_ranges(self, key: str, starts: Sequence[int], ends: Sequence[int], gap: int) -> list[bytes]:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cellmill.genes import Feature
+from cellmill.atlas.content import feature_keys
+from cellmill.genes import ColumnMapping, Feature
 from cellmill.ingestion import QualityConfig
-from cellmill.ingestion.counts import Counts
-from cellmill.ingestion.quality import feature_kinds, judge, measure
+from cellmill.ingestion.harmonising import Harmoniser
+from cellmill.ingestion.quality import Measures, feature_kinds, judge
 
 GENES = [
     Feature("ENSG00000198888", "MT-ND1"),
@@ -21,15 +22,25 @@ ALL = np.ones(5, bool)
 PEAK = Feature("hg38:chr1:0-10", "chr1:0-10", modality="atac")
 
 
-def counts(dense: np.ndarray) -> Counts:
-    matrix = sparse.csr_matrix(dense)
-    return Counts(matrix.indptr.astype(np.int64), matrix.indices, matrix.data.astype(np.uint32), dense.shape[1])
+def measure(dense: np.ndarray, features: list[Feature]) -> Measures:
+    n_features = len(features)
+    mapping = ColumnMapping(
+        tuple(feature.id for feature in features),
+        tuple(features),
+        np.arange(n_features, dtype=np.int32),
+        np.zeros(n_features, bool),
+        (),
+    )
+    keys = feature_keys([feature.id for feature in features])
+    harmoniser = Harmoniser(mapping, feature_kinds(features), keys, *dense.shape)
+    harmoniser.add(sparse.csr_matrix(dense), "here")
+    return harmoniser.measures()
 
 
 def test_measures_are_those_of_a_dense_matrix() -> None:
     features = [*GENES, PEAK]
     dense = np.random.default_rng(0).poisson(0.8, (200, len(features)))
-    found = measure(counts(dense), feature_kinds(features))
+    found = measure(dense, features)
     genes = dense[:, :4]
     np.testing.assert_array_equal(found.n_genes, (dense > 0).sum(1))
     np.testing.assert_array_equal(found.n_counts, dense.sum(1))
@@ -42,7 +53,7 @@ def test_measures_are_those_of_a_dense_matrix() -> None:
 
 
 def test_cells_without_genes_are_judged_by_all_features() -> None:
-    found = measure(counts(np.array([[3], [0]])), feature_kinds([PEAK]))
+    found = measure(np.array([[3], [0]]), [PEAK])
     assert found.rna_genes.tolist() == [1, 0]
     assert found.rna_counts.tolist() == [3, 0]
     assert np.isnan(found.mito_share).all()
@@ -61,13 +72,13 @@ def test_cells_without_genes_are_judged_by_all_features() -> None:
 def test_each_limit_leaves_out_its_cell(limit: dict[str, float], reason: str) -> None:
     dense = np.array([[0, 3, 3, 0], [0, 9, 0, 0], [3, 3, 3, 3], [5, 0, 2, 2], [0, 3, 1, 0]])
     outside = {"min_genes": 1, "max_genes": 2, "min_counts": 4, "max_counts": 2, "max_mito_share": 3}
-    kept, dropped = judge(measure(counts(dense), feature_kinds(GENES)), QualityConfig.model_validate(limit), ALL[:5])
+    kept, dropped = judge(measure(dense, GENES), QualityConfig.model_validate(limit), ALL[:5])
     assert dropped == {reason: 1}
     assert np.flatnonzero(~kept).tolist() == [outside[next(iter(limit))]]
 
 
 def test_the_first_reason_counts() -> None:
-    found = measure(counts(np.array([[1, 0, 0, 0]])), feature_kinds(GENES))
+    found = measure(np.array([[1, 0, 0, 0]]), GENES)
     kept, dropped = judge(found, QualityConfig(min_genes=2, min_counts=2), ALL[:1])
     assert not kept.any()
     assert dropped == {"fewer genes than min_genes": 1}

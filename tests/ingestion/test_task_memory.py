@@ -23,8 +23,8 @@ from scipy import sparse
 
 from cellmill.errors import ResourceError
 from cellmill.ingestion import IngestConfig, SourceConfig
-from cellmill.ingestion.counts import ranges
 from cellmill.ingestion.memory import chunks_of
+from cellmill.ingestion.packing import ranges
 from cellmill.ingestion.pipeline import plan
 from cellmill.ingestion.sources import Place
 from cellmill.ingestion.sources.arrow import ArrowSource

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cellmill.atlas.content import cell_ids, content_hash, hash_bytes
+from cellmill.atlas.content import cell_ids, hash_bytes
 from cellmill.ingestion.config import QualityConfig
-from cellmill.ingestion.counts import Counts, Rows, ranges
 from cellmill.ingestion.filtering import parse_where, wanted
-from cellmill.ingestion.harmonising import harmonise_rows
+from cellmill.ingestion.harmonising import Harmoniser
 from cellmill.ingestion.obs import obs_table
+from cellmill.ingestion.packing import PackedCells, ranges
 from cellmill.ingestion.plan import SourcePlan, shard_of
-from cellmill.ingestion.quality import Measures, judge, measure
+from cellmill.ingestion.quality import Measures, judge
 from cellmill.ingestion.sources import Source
 
 
@@ -25,17 +25,20 @@ class Block:
 
     Attributes
     ----------
-    rows
-        Raw counts.
+    packed
+        Features and counts.
     cells
         Metadata, one row a cell, without ``shard`` and ``row``.
     rank : uint64 [n]
         By which cells are ordered in their shard.
+    largest
+        The largest count.
     """
 
-    rows: Rows
+    packed: PackedCells
     cells: pa.Table
     rank: npt.NDArray[np.uint64]
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -67,38 +70,29 @@ def process_chunk(plan: SourcePlan, source: Source, start: int, stop: int, quali
     CountsError
         A value in these rows is no raw count.
     """
-    umis = np.zeros(len(plan.mapping.target))
-    parts: list[Counts] = []
-    measured: list[Measures] = []
-    hashes: list[npt.NDArray[np.uint64]] = []
     starts = source.starts(plan.place)
-    # Raw values are wide, and many copies of them are made: only a few cells are raw at a time.
+    size = int(starts[stop] - starts[start])
+    harmoniser = Harmoniser(plan.mapping, plan.feature_kinds, plan.feature_keys, stop - start, size)
+    # Raw values are wide, and copies of them are made: only a few cells are raw at a time.
     for a, b in ranges(starts[start + 1 : stop + 1] - starts[start], plan.entries_at_once):
         where = f"{plan.url}: {plan.place}, cells {start + a} to {start + b - 1}"
-        raw = source.rows(plan.place, start + a, start + b)
-        counts, sums = harmonise_rows(raw, plan.mapping.target, plan.mapping.binary, where)
-        umis += sums
-        parts.append(counts)
-        measured.append(measure(counts, plan.feature_kinds))
-        hashes.append(content_hash(counts.indptr, counts.indices, counts.data, plan.feature_keys))
-    measures = Measures.joined(measured)
+        harmoniser.add(source.rows(plan.place, start + a, start + b), where)
+    measures = harmoniser.measures()
     inside = wanted(source, parse_where(plan.config.where, source), start, stop)
     kept, dropped = judge(measures, quality, inside)
     rows = np.flatnonzero(kept)
     shard, rank = shard_of(rows + start, plan.shuffle_key, plan.n_shards)
     order = np.lexsort((rank, shard))
     rows, shard, rank = rows[order], shard[order], rank[order]
-    cells = _metadata(plan, source, start, rows, measures, np.concatenate(hashes)[rows])
-    first = np.cumsum([0, *(counts.n_cells for counts in parts)])
-    part = np.searchsorted(first, rows, side="right") - 1
-    every = Rows(parts, part, rows - first[part])
+    cells = _metadata(plan, source, start, rows, measures, harmoniser.hashes[rows])
+    packed, largest = harmoniser.packed(), harmoniser.largest
     bounds = np.searchsorted(shard, np.arange(plan.n_shards + 1))
     blocks = {
-        number: Block(every.take(np.arange(a, b)), cells.slice(a, b - a), rank[a:b])
+        number: Block(packed.take(rows[a:b]), cells.slice(a, b - a), rank[a:b], int(largest[rows[a:b]].max()))
         for number, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
         if b > a
     }
-    return ChunkResult(blocks, umis, dropped)
+    return ChunkResult(blocks, harmoniser.umis, dropped)
 
 
 def _metadata(

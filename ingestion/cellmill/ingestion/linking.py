@@ -153,7 +153,7 @@ def _shards(
                 if rows:
                     block = found.blocks[0]
                     tables.append(block.cells)
-                    largest = max(largest, *(int(values.max(initial=0)) for values in block.rows.data(1 << 20)), 0)
+                    largest = max(largest, block.largest)
             if not tables:
                 yield None, high - low
                 continue

@@ -10,20 +10,20 @@ import numpy.typing as npt
 import pandas as pd
 
 from cellmill.errors import ResourceError
-from cellmill.ingestion.counts import ranges
+from cellmill.ingestion.packing import MOST_BYTES, ranges
 from cellmill.ingestion.sources.base import Source
 
 _LOOKS, _LOOK_CELLS = 16, 32
 _RAW_BYTES = 40
 """Of a stored value while it is raw: value and column of 8 bytes, what they become, and copies by the library."""
-_ENTRY_BYTES = 8
-"""Of a harmonised entry at most: a feature and a count of 4 bytes."""
+_ENTRY_BYTES = MOST_BYTES
+"""Of a harmonised entry at most; of nearly all two."""
 _CELL_BYTES = 4096
 """Of a cell's metadata at least: columns of obs as text, and as Arrow."""
 _TEXT_COPIES = 4
 """Of the text of a cell's columns while they are read or written: Python's, Arrow's, in another order, as Parquet."""
-_MOST_AT_ONCE = 1 << 20
-"""More is slower: fresh memory costs more than what is done with it."""
+_MOST_AT_ONCE = 1 << 19
+"""More is slower: it leaves the processor's cache before all is done with it."""
 _MOST_CELLS = 1 << 15
 """Of a chunk: smaller chunks leave more tasks to share out."""
 _RAW_SHARE, _CHUNK_SHARE = 0.25, 0.5

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas.jit import compiled
 from cellmill.genes import Feature
 from cellmill.ingestion.config import QualityConfig
-from cellmill.ingestion.counts import Counts
 
 I64 = npt.NDArray[np.int64]
-_OTHER, _RNA, _MITOCHONDRIAL = 0, 1, 2
+OTHER, RNA, MITOCHONDRIAL = 0, 1, 2
 _MITOCHONDRIAL_PREFIX = "MT-"
 """Of all genes on chrM, and of no other, in GENCODE human (``MT-``) and mouse (``mt-``)."""
 
@@ -41,19 +39,33 @@ class Measures:
     mito_share: npt.NDArray[np.float32]
 
     @classmethod
-    def joined(cls, parts: Sequence[Measures]) -> Measures:
-        """Return the measures of cells of several parts, one after the other."""
-        return cls(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(cls)))
+    def of(cls, sums: I64, kinds: npt.NDArray[np.uint8]) -> Measures:
+        """Return the measures of cells.
+
+        Parameters
+        ----------
+        sums : int64 [5, n]
+            Expressed features, their counts, expressed genes, their counts, counts of mitochondrial genes.
+        kinds : uint8 [n_features]
+            See `feature_kinds`.
+        """
+        n_genes, n_counts, rna_genes, rna_counts, mito = sums
+        share = np.full(n_genes.size, np.nan, np.float32)
+        if measures_mitochondria(kinds):
+            np.divide(mito, rna_counts, out=share, where=rna_counts > 0, casting="unsafe")
+        if not (kinds != OTHER).any():
+            rna_genes, rna_counts = n_genes, n_counts
+        return cls(n_genes, n_counts, rna_genes, rna_counts, share)
 
 
 def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
     """Return of each feature whether it is a gene, and a mitochondrial one: uint8 [n_features]."""
     kinds = [
-        _OTHER
+        OTHER
         if feature.modality != "rna"
-        else _MITOCHONDRIAL
+        else MITOCHONDRIAL
         if feature.symbol.upper().startswith(_MITOCHONDRIAL_PREFIX)
-        else _RNA
+        else RNA
         for feature in features
     ]
     return np.array(kinds, np.uint8)
@@ -61,29 +73,7 @@ def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
 
 def measures_mitochondria(kinds: npt.NDArray[np.uint8]) -> bool:
     """Return whether there are mitochondrial genes among the features."""
-    return bool((kinds == _MITOCHONDRIAL).any())
-
-
-def measure(counts: Counts, kinds: npt.NDArray[np.uint8]) -> Measures:
-    """Return what each cell is judged by.
-
-    Parameters
-    ----------
-    counts
-        Of the cells, over features.
-    kinds : uint8 [n_features]
-        See `feature_kinds`.
-    """
-    sums = np.zeros((4, counts.n_cells), np.int64)
-    _sum(counts.indptr, counts.indices, counts.data, kinds, sums)
-    n_counts, rna_genes, rna_counts, mito = sums
-    n_genes = np.diff(counts.indptr)
-    share = np.full(counts.n_cells, np.nan, np.float32)
-    if measures_mitochondria(kinds):
-        np.divide(mito, rna_counts, out=share, where=rna_counts > 0, casting="unsafe")
-    if not (kinds != _OTHER).any():
-        rna_genes, rna_counts = n_genes, n_counts
-    return Measures(n_genes, n_counts, rna_genes, rna_counts, share)
+    return bool((kinds == MITOCHONDRIAL).any())
 
 
 def judge(
@@ -121,21 +111,3 @@ def judge(
             dropped[reason] = count
         kept &= ~failing
     return kept, dropped
-
-
-@compiled
-def _sum(
-    indptr: I64, indices: npt.NDArray[Any], data: npt.NDArray[Any], kinds: npt.NDArray[np.uint8], sums: I64
-) -> None:
-    for row in range(indptr.size - 1):
-        counts, columns = data[indptr[row] : indptr[row + 1]], indices[indptr[row] : indptr[row + 1]]
-        every, genes, rna, mito = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-        for i in range(counts.size):
-            count = np.int64(counts[i])
-            kind = kinds[columns[i]]
-            of_genes = np.int64(kind != _OTHER)
-            every += count
-            genes += of_genes
-            rna += of_genes * count
-            mito += np.int64(kind == _MITOCHONDRIAL) * count
-        sums[0, row], sums[1, row], sums[2, row], sums[3, row] = every, genes, rna, mito

@@ -1,7 +1,7 @@
 """Blocks on their way from the chunk that made them to the shard they belong to.
 
 What a chunk staged is complete when its receipt is there; a later run of the same plan starts from the receipts.
-A block is one file: features, counts, metadata as Arrow, and what is needed to find and to check them. Of many blocks,
+A block is one file: packed cells, metadata as Arrow, and what is needed to find and to check them. Of many blocks,
 only the metadata is ever in memory at once.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from isal.isal_zlib import crc32
 
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.ingestion.backend import Row
@@ -24,9 +24,10 @@ from cellmill.ingestion.chunk import Block
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.storage import Storage
 
-_FOOTER = struct.Struct("<8Q")
-_ENTRIES_AT_ONCE = 1 << 20
-_RANK, _LENGTH = "__rank", "__length"
+I64 = npt.NDArray[np.int64]
+_FOOTER = struct.Struct("<5Q")
+_BYTES_AT_ONCE = 1 << 20
+_RANK, _LENGTH, _SIZE = "__rank", "__length", "__size"
 
 
 def stage(storage: Storage, plan: SourcePlan, chunk: int, blocks: Iterable[tuple[int, Block]], receipt: Row) -> None:
@@ -67,25 +68,22 @@ class StagedBlock:
         Metadata.
     rank : uint64 [n]
         Ascending.
-    lengths : int64 [n]
-        Entries of each cell.
-    index_dtype, count_dtype
-        Of features and counts.
+    lengths, sizes : int64 [n]
+        Entries and packed bytes of each cell.
     largest
         The largest count.
-    checksums
-        The crc32c of features and counts.
+    checksum
+        The crc32 of all packed cells.
     """
 
     storage: Storage
     key: str
     cells: pa.Table
     rank: npt.NDArray[np.uint64]
-    lengths: npt.NDArray[np.int64]
-    index_dtype: np.dtype[Any]
-    count_dtype: np.dtype[Any]
+    lengths: I64
+    sizes: I64
     largest: int
-    checksums: tuple[int, int]
+    checksum: int
 
     @classmethod
     def open(cls, storage: Storage, key: str) -> StagedBlock:
@@ -99,36 +97,51 @@ class StagedBlock:
         foot = storage.get_tail(key, _FOOTER.size)
         if len(foot) != _FOOTER.size:
             raise damaged(storage, key)
-        nnz, index_size, count_size, size, largest, *checksums = _FOOTER.unpack(foot)
-        start = nnz * (index_size + count_size)
-        (about,) = _ranges(storage, key, [start], [start + size])
-        if google_crc32c.value(about) != checksums[2]:
+        start, size, largest, checksum, own = _FOOTER.unpack(foot)
+        about = np.empty(size, np.uint8)
+        _read(storage, key, start, about)
+        if crc32(about) != own:
             raise damaged(storage, key)
-        table = pa.ipc.open_file(pa.BufferReader(about)).read_all()
+        table = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(about))).read_all()
         return cls(
             storage=storage,
             key=key,
-            cells=table.drop_columns([_RANK, _LENGTH]),
+            cells=table.drop_columns([_RANK, _LENGTH, _SIZE]),
             rank=table[_RANK].to_numpy(),
             lengths=table[_LENGTH].to_numpy().astype(np.int64),
-            index_dtype=np.dtype(f"u{index_size}"),
-            count_dtype=np.dtype(f"u{count_size}"),
+            sizes=table[_SIZE].to_numpy().astype(np.int64),
             largest=largest,
-            checksums=(checksums[0], checksums[1]),
+            checksum=checksum,
         )
 
-    def entries(self, first: int, last: int) -> tuple[bytes, bytes]:
-        """Return the bytes of the features and of the counts of entries ``[first, last)``."""
-        wide, size = self.index_dtype.itemsize, self.count_dtype.itemsize
-        data = int(self.lengths.sum()) * wide
-        starts, ends = [first * wide, data + first * size], [last * wide, data + last * size]
-        indices, counts = _ranges(self.storage, self.key, starts, ends)
-        return indices, counts
+    def load(self, first: int, last: int, out: npt.NDArray[np.uint8], before: int) -> int:
+        """Copy the packed bytes of cells ``[first, last)``, and return the checksum of all up to there.
+
+        Parameters
+        ----------
+        first, last
+            Which cells; all before `first` were loaded.
+        out
+            As long as they are.
+        before
+            What the call for the cells before returned, 0 at first.
+
+        Raises
+        ------
+        IntegrityError
+            They are not there.
+        """
+        _read(self.storage, self.key, int(self.sizes[:first].sum()), out)
+        return crc32(out, before)
+
+    def damaged(self) -> IntegrityError:
+        """Return the error of a block that is not as it was written."""
+        return damaged(self.storage, self.key)
 
 
-def _ranges(storage: Storage, key: str, starts: list[int], ends: list[int]) -> list[bytes]:
+def _read(storage: Storage, key: str, start: int, out: npt.NDArray[np.uint8]) -> None:
     try:
-        return storage.get_ranges(key, starts, ends, gap=0)
+        storage.get_into(key, start, out)
     except SourceError as error:
         raise damaged(storage, key) from error
 
@@ -157,20 +170,17 @@ def _listed(value: Any) -> Any:
 
 
 def _encode(block: Block) -> Iterator[Any]:
-    rows = block.rows
-    checksums, largest = [0, 0], [0, 0]
-    for which, stream in enumerate((rows.indices(_ENTRIES_AT_ONCE), rows.data(_ENTRIES_AT_ONCE))):
-        for values in stream:
-            content = values.tobytes()
-            checksums[which] = google_crc32c.extend(checksums[which], content)
-            largest[which] = max(largest[which], int(values.max(initial=0)))
-            yield content
-    cells = block.cells.append_column(_RANK, pa.array(block.rank))
-    cells = cells.append_column(_LENGTH, pa.array(rows.lengths.astype(np.uint32))).combine_chunks()
+    packed, checksum = block.packed, 0
+    for content in packed.stream(_BYTES_AT_ONCE):
+        checksum = crc32(content, checksum)
+        yield content
+    added = {_RANK: block.rank, _LENGTH: packed.lengths.astype(np.uint32), _SIZE: packed.sizes.astype(np.uint32)}
+    cells = block.cells
+    for name, values in added.items():
+        cells = cells.append_column(name, pa.array(values))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, cells.schema) as writer:
-        writer.write_table(cells)
-    about = bytes(memoryview(sink.getvalue()))
+        writer.write_table(cells.combine_chunks())
+    about = sink.getvalue()
     yield about
-    sizes = int(rows.lengths.sum()), rows.index_dtype.itemsize, rows.count_dtype.itemsize, len(about)
-    yield _FOOTER.pack(*sizes, largest[1], *checksums, google_crc32c.value(about))
+    yield _FOOTER.pack(int(packed.sizes.sum()), about.size, block.largest, checksum, crc32(about))

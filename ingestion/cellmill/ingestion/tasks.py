@@ -123,7 +123,7 @@ class MakeShard:
     def _write(self, plan: SourcePlan, shard: int, expected: int) -> ShardEntry:
         blocks = staging.staged(self.storage, plan, shard)
         _check(plan, expected, sum(block.rank.size for block in blocks))
-        return shards.write(self.storage, plan, shard, Merged(blocks), self.vocabulary)
+        return shards.write(self.storage, plan, shard, Merged(blocks, len(plan.mapping.features)), self.vocabulary)
 
 
 def _check(plan: SourcePlan, expected: int, found: int) -> None:

@@ -52,14 +52,19 @@ class ChunkWriter:
         self._left -= values.size
         if self._left < 0:
             raise ValueError("more entries than the array is long")
+        values = np.ascontiguousarray(values, self._chunk.dtype)
         at = 0
         while at < values.size:
+            if not self._filled and values.size - at >= CHUNK:
+                self._encode(values[at : at + CHUNK])
+                at += CHUNK
+                continue
             n = min(values.size - at, CHUNK - self._filled)
             self._chunk[self._filled : self._filled + n] = values[at : at + n]
             self._filled += n
             at += n
             if self._filled == CHUNK:
-                self._encode()
+                self._encode(self._chunk)
 
     def close(self) -> None:
         """Write what is left."""
@@ -67,12 +72,12 @@ class ChunkWriter:
             raise ValueError(f"{self._left} entries of the array are missing")
         if self._filled:
             self._chunk[self._filled :] = self._fill
-            self._encode()
+            self._encode(self._chunk)
         if self._chunks:
             self._write()
 
-    def _encode(self) -> None:
-        content = blosc.compress(self._chunk, *BLOSC)
+    def _encode(self, chunk: npt.NDArray[Any]) -> None:
+        content = blosc.compress(chunk, *BLOSC)
         self._chunks.append(content + google_crc32c.value(content).to_bytes(4, "little"))
         self._filled = 0
         if len(self._chunks) == self._per_file:

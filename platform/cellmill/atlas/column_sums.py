@@ -1,4 +1,4 @@
-"""From the columns of a matrix to features: counts of one feature summed, others left out, in one pass."""
+"""From the columns of a matrix to features: counts of one feature summed, others left out."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy.typing as npt
 from cellmill.atlas.jit import compiled
 from cellmill.counts import TOLERANCE
 
-I64 = npt.NDArray[np.int64]
 LARGEST = 2**32 - 1
 """The largest count."""
-FINE, NO_COUNT, TOO_LARGE = 0, 1, 2
-"""What `move_to_features` returns: all is done; a value is no count; a sum does not fit."""
+_SMALL = 1 << 30
 
 
 @compiled
-def _rounded(values: npt.NDArray[Any], counts: npt.NDArray[np.uint32]) -> int:
+def round_counts(values: npt.NDArray[Any], counts: npt.NDArray[np.uint32]) -> int:
     """Round values to counts; return how many are none.
 
     A pass of its own: without branches, and with stores side by side, several values are rounded at once.
     """
+    if _are_small(values, counts):
+        return 0
     wrong = 0
     for i in range(values.size):
         value = np.float64(values[i])
@@ -34,60 +34,20 @@ def _rounded(values: npt.NDArray[Any], counts: npt.NDArray[np.uint32]) -> int:
 
 
 @compiled
-def move_to_features(
-    indptr: I64,
-    columns: npt.NDArray[Any],
-    values: npt.NDArray[Any],
-    target: npt.NDArray[np.int32],
-    out_indices: npt.NDArray[Any],
-    out_data: npt.NDArray[Any],
-    out_indptr: I64,
-    umis: npt.NDArray[np.float64],
-    limit: int,
-) -> int:
-    """Write each row's features and counts, ascending, and what each column sums to; return how it went.
-
-    Parameters
-    ----------
-    indptr : int64 [n + 1]
-        Where rows begin in `columns` and `values`, which may hold zeros and repeated columns, in any order.
-    target : int32 [n_in]
-        Feature of each column, -1 for none.
-    out_indices, out_data : [nnz + 1]
-        One longer than `values`, since an entry is written before it is known to be wanted.
-    out_indptr : int64 [n + 1]
-        Zeros.
-    umis : float64 [n_in]
-        Added to.
-    limit
-        The largest count that `out_data` holds.
-    """
-    longest = 0
-    for row in range(indptr.size - 1):
-        longest = max(longest, indptr[row + 1] - indptr[row])
-    counts = np.empty(longest, np.uint32)
-    position = 0
-    for row in range(indptr.size - 1):
-        entries = slice(indptr[row], indptr[row + 1])
-        own = counts[: indptr[row + 1] - indptr[row]]
-        if _rounded(values[entries], own):
-            return NO_COUNT
-        out = slice(position, position + own.size + 1)
-        features, sums = out_indices[out], out_data[out]
-        n, highest, ascending = _moved(columns[entries], own, target, features, sums, umis)
-        if highest > limit:
-            return TOO_LARGE
-        if not ascending:
-            n = sum_row(features[:n], sums[:n], limit)
-            if n < 0:
-                return TOO_LARGE
-        position += n
-        out_indptr[row + 1] = position
-    return FINE
+def _are_small(values: npt.NDArray[Any], counts: npt.NDArray[np.uint32]) -> bool:
+    """Write values as counts; return whether all are integers of 30 bits, as nearly always: these are exact."""
+    other = False
+    for i in range(values.size):
+        value = values[i]
+        count = np.int32(value)
+        # Written so that NaN fails it too.
+        other |= (not (0 <= value <= _SMALL)) | (values.dtype.type(count) != value)
+        counts[i] = np.uint32(count)
+    return not other
 
 
 @compiled
-def _moved(
+def move_row(
     columns: npt.NDArray[Any],
     counts: npt.NDArray[np.uint32],
     target: npt.NDArray[np.int32],
@@ -95,7 +55,19 @@ def _moved(
     out_data: npt.NDArray[Any],
     umis: npt.NDArray[np.float64],
 ) -> tuple[int, int, bool]:
-    """Move a row to features; return how many entries are left, the largest, and whether features ascend."""
+    """Move a row to features; return how many entries are left, the largest, and whether features ascend.
+
+    Parameters
+    ----------
+    columns, counts : [n]
+        With zeros and repeated columns, in any order.
+    target : int32 [n_in]
+        Feature of each column, -1 for none.
+    out_indices, out_data : [n + 1]
+        One longer, since an entry is written before it is known to be wanted.
+    umis : float64 [n_in]
+        Sums of columns; added to.
+    """
     n = np.int64(0)
     last = np.int64(-1)
     ascending = True

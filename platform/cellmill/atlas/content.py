@@ -63,19 +63,27 @@ def _content_hash(
     indptr: npt.NDArray[Any], indices: npt.NDArray[Any], data: npt.NDArray[Any], first: U64, second: U64, out: U64
 ) -> None:
     for row in range(indptr.size - 1):
-        high, low, n = np.uint64(0), np.uint64(0), np.uint64(0)
-        counts, columns = data[indptr[row] : indptr[row + 1]], indices[indptr[row] : indptr[row + 1]]
-        for i in range(counts.size):
-            count = np.uint64(counts[i])
-            column = columns[i]
-            spread = count * np.uint64(0x9E3779B97F4A7C15)
-            # A factor in place of a branch lets the compiler work on several entries at once.
-            present = np.uint64(count != 0)
-            high += present * mix(first[column] ^ spread)
-            low += present * mix(second[column] + spread)
-            n += present
-        out[row, 0] = mix(high ^ (n * np.uint64(0xD6E8FEB86659FD93)))
-        out[row, 1] = mix(low + (n * np.uint64(0xA0761D6478BD642F)))
+        entries = slice(indptr[row], indptr[row + 1])
+        out[row, 0], out[row, 1] = hash_row(indices[entries], data[entries], first, second)
+
+
+@compiled
+def hash_row(
+    columns: npt.NDArray[Any], counts: npt.NDArray[Any], first: U64, second: U64
+) -> tuple[np.uint64, np.uint64]:
+    """Return both halves of the content hash of one cell; see `content_hash`."""
+    high, low, n = np.uint64(0), np.uint64(0), np.uint64(0)
+    for i in range(counts.size):
+        count = np.uint64(counts[i])
+        column = np.uintp(columns[i])
+        spread = count * np.uint64(0x9E3779B97F4A7C15)
+        # A mask in place of a branch lets the compiler work on several entries at once.
+        present = np.uint64(count != 0)
+        mask = np.uint64(0) - present
+        high += mask & mix(first[column] ^ spread)
+        low += mask & mix(second[column] + spread)
+        n += present
+    return mix(high ^ (n * np.uint64(0xD6E8FEB86659FD93))), mix(low + (n * np.uint64(0xA0761D6478BD642F)))
 
 
 def cell_ids(source_sha256: str, source_rows: npt.NDArray[np.int64]) -> U64:
