@@ -17,7 +17,7 @@ from cellmill.ingestion.packing import PackedCells, ranges, unpack
 from cellmill.ingestion.staging import StagedBlock
 
 I64 = npt.NDArray[np.int64]
-_BYTES_AT_ONCE = 1 << 24
+_BYTES_AT_ONCE = 1 << 22
 """Of packed cells: from each block some cells are read at once."""
 _ENTRIES_AT_ONCE = 1 << 19
 
