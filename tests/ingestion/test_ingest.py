@@ -13,7 +13,7 @@ from scipy import sparse
 
 from cellmill.atlas import Atlas, read
 from cellmill.config import parse_config
-from cellmill.errors import ConfigError, IntegrityError, LockError
+from cellmill.errors import ConfigError, IntegrityError, LockError, SourceError
 from cellmill.genes import N_SPECIALS
 from cellmill.genes.vocabulary import write_features
 from cellmill.ingestion import IngestConfig, ingest, tasks
@@ -364,11 +364,12 @@ def test_a_lost_vocabulary_is_neither_extended_nor_read(tmp_path: Path) -> None:
 
 def test_columns_of_the_schema_are_text_whatever_the_type(tmp_path: Path) -> None:
     donors = {"a": ["D7", "7"], "b": [7, 8], "c": [7.0, np.nan], "d": [True, False], "e": pd.Categorical([7.0, 8.5])}
+    truth = [[True, False], ["True", "false"], [1, 0], pd.Categorical(["FALSE", "TRUE"]), [1.0, np.nan]]
     paths = []
     for seed, (name, some) in enumerate(donors.items()):
         adata = make_adata(2, seed=seed)
         adata.obs["donor"] = some
-        adata.obs["is_primary_data"] = [True, False]
+        adata.obs["is_primary_data"] = truth[seed]
         paths.append(write(adata, tmp_path / f"{name}.h5ad"))
     ingest(config(tmp_path / "atlas", *paths, source={"obs": {"donor": "donor_id"}}))
     snapshot = Atlas.open(tmp_path / "atlas").snapshot()
@@ -384,3 +385,9 @@ def test_columns_of_the_schema_are_text_whatever_the_type(tmp_path: Path) -> Non
     }
     assert snapshot.select("donor_id == '7'").n_cells == 4
     assert snapshot.select("dataset == 'a' and donor_id == 'D7' and is_primary_data").n_cells == 1
+    assert snapshot.select().value_counts("is_primary_data") == {True: 5, False: 4, None: 1}
+    chosen = config(tmp_path / "primary", *paths, source={"where": "is_primary_data"})
+    assert sum(report.cells_out for report in ingest(chosen).reports) == 5
+    adata.obs["is_primary_data"] = ["yes", "no"]
+    with pytest.raises(SourceError, match="'is_primary_data' holds 'yes', which is neither true nor false"):
+        ingest(config(tmp_path / "atlas", write(adata, tmp_path / "f.h5ad")))

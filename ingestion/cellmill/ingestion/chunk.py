@@ -116,4 +116,4 @@ def _metadata(
         "mito_share": pa.array(measures.mito_share[rows], from_pandas=True),
         "content_hash": pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer]),
     }
-    return pa.table({**own, **obs_table(obs, plan.columns)})
+    return pa.table({**own, **obs_table(obs, plan.columns, where=source.url)})

@@ -35,7 +35,8 @@ def wanted(source: Source, predicate: Predicate | None, start: int, stop: int) -
     if predicate is None:
         return np.ones(stop - start, bool)
     obs = source.obs(predicate.columns, start, stop)
-    columns = {name: _plain(column) for name, column in obs_table(obs, {n: n for n in predicate.columns}).items()}
+    table = obs_table(obs, {name: name for name in predicate.columns}, where=source.url)
+    columns = {name: _plain(column) for name, column in table.items()}
     mask: npt.NDArray[np.bool_] = predicate.mask(pa.table(columns)).to_numpy()
     return mask
 

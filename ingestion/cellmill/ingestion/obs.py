@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from cellmill.atlas.cells import CATALOG, FIXED, VIRTUAL
+from cellmill.errors import SourceError
 
 CELLXGENE_COLUMNS = (
     "assay",
@@ -41,6 +42,7 @@ CELLXGENE_COLUMNS = (
 All but one are text there, whatever their type in a file: donor 7 of one data set is '7' beside donor 'D7' of another.
 """
 _TRUTH = "is_primary_data"
+_WRITTEN = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
 def renamed_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["all"]) -> dict[str, str]:
@@ -68,11 +70,12 @@ def kept_columns(present: Sequence[str], wanted: Mapping[str, str] | Literal["al
     return {source: f"obs_{target}" if target in own else target for source, target in {**schema, **renamed}.items()}
 
 
-def obs_table(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, pa.Array]:
+def obs_table(obs: pd.DataFrame, columns: Mapping[str, str], *, where: str) -> dict[str, pa.Array]:
     """Return columns by their names in the atlas.
 
     Text and categories become dictionaries of strings, and so do columns of the CELLxGENE schema of any type, but for
-    `is_primary_data`; other numbers and booleans stay what they are. Missing values stay missing.
+    `is_primary_data`, which becomes truth values; other numbers and booleans stay what they are. Missing values stay
+    missing.
 
     Parameters
     ----------
@@ -80,9 +83,32 @@ def obs_table(obs: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, pa.Arr
         The cells' table of the source.
     columns
         Names in the atlas, and of the columns of it.
+    where
+        The source, for messages.
+
+    Raises
+    ------
+    SourceError
+        A value of `is_primary_data` is neither true nor false.
     """
     text = {*CELLXGENE_COLUMNS} - {_TRUTH}
-    return {target: _column(obs[source], as_text=target in text) for target, source in columns.items()}
+    return {
+        target: _truth(obs[source], where) if target == _TRUTH else _column(obs[source], as_text=target in text)
+        for target, source in columns.items()
+    }
+
+
+def _truth(values: pd.Series, where: str) -> pa.Array:
+    """Return truth values, however they are written: true and false in any case, and 1 and 0."""
+    written = values.astype(object).map(lambda value: _WRITTEN.get(str(value).strip().lower()))
+    missing = values.isna().to_numpy()
+    if (strange := written.isna().to_numpy() & ~missing).any():
+        raise SourceError(
+            f"{values.name!r} holds {str(values[strange].iloc[0])!r}, which is neither true nor false.",
+            where=where,
+            fix=f"Write true or false, or keep the column under another name: obs: {{{values.name}: NAME}}.",
+        )
+    return pa.array(written.to_numpy(), mask=missing, type=pa.bool_())
 
 
 def _column(values: pd.Series, *, as_text: bool) -> pa.Array:

@@ -32,6 +32,7 @@ _MONTH = "|".join(_MONTHS)
 _DAY_MONTH = re.compile(rf"^(\d{{1,2}})-({_MONTH})$", re.IGNORECASE)
 _MONTH_DAY = re.compile(rf"^({_MONTH})-(\d{{1,2}})$", re.IGNORECASE)
 _ISO = re.compile(r"^\d{4}-(\d{2})-(\d{2})(?:[T ]00:00:00)?$")
+_SLASHES = re.compile(r"^(\d{1,2})/(\d{1,2})/(?:\d{4}|\d{2})$")
 # The stems of symbols that a spreadsheet reads as a month and a day.
 _STEMS = {"Mar": ("MARCH", "MARC", "MAR"), "Sep": ("SEPT", "SEP"), "Dec": ("DEC",)}
 _SPIKE_IN = re.compile(r"^ERCC[-_]?\d{5}$", re.IGNORECASE)
@@ -92,17 +93,24 @@ def without_unique_suffix(name: str) -> str | None:
 def date_candidates(name: str) -> tuple[str, ...]:
     """Return the symbols that a spreadsheet turns into this date, () if it is none.
 
-    ``1-Mar`` may have been MARCH1, MARC1 or MAR1: it is for the caller to see which of them mean a gene.
+    ``1-Mar`` may have been MARCH1, MARC1 or MAR1, or March1 of a mouse: it is for the caller to see which of them mean
+    a gene. Of ``3/1/2021`` nobody can tell which number is the month.
     """
+    if found := _SLASHES.match(name):
+        first, second = int(found[1]), int(found[2])
+        return _of_date(first, second) + (() if first == second else _of_date(second, first))
     if found := _DAY_MONTH.match(name):
-        day, month = int(found[1]), found[2].capitalize()
-    elif found := _MONTH_DAY.match(name):
-        day, month = int(found[2]), found[1].capitalize()
-    elif (found := _ISO.match(name)) and 1 <= int(found[1]) <= 12:
-        day, month = int(found[2]), _MONTHS[int(found[1]) - 1]
-    else:
-        return ()
-    return tuple(f"{stem}{day}" for stem in _STEMS.get(month, ()))
+        return _of_date(_MONTHS.index(found[2].capitalize()) + 1, int(found[1]))
+    if found := _MONTH_DAY.match(name):
+        return _of_date(_MONTHS.index(found[1].capitalize()) + 1, int(found[2]))
+    if found := _ISO.match(name):
+        return _of_date(int(found[1]), int(found[2]))
+    return ()
+
+
+def _of_date(month: int, day: int) -> tuple[str, ...]:
+    stems = _STEMS.get(_MONTHS[month - 1], ()) if 1 <= month <= 12 else ()
+    return tuple(f"{spelling}{day}" for stem in stems for spelling in (stem, stem.capitalize()))
 
 
 def control_kind(name: str) -> str | None:

@@ -94,6 +94,9 @@ def test_human_name(name: str, gene: str | None, status: str) -> None:
         ("1-Oct", None, "unknown"),
         ("31-Jan", None, "unknown"),
         ("2019-13-01", None, "unknown"),
+        ("3/3/2021", "MARCHF3", "alias"),
+        ("9/7/21", "SEPTIN7", "alias"),  # July has no genes
+        ("13/9/2021", "SEPTIN7P2", "alias"),
     ],
 )
 def test_dates_made_by_a_spreadsheet(name: str, symbol: str | None, status: str) -> None:
@@ -108,6 +111,9 @@ def test_dates_made_by_a_spreadsheet(name: str, symbol: str | None, status: str)
         ("ENSMUSG00000059552.14", "Trp53", "matched"),
         ("mm10___Trp53", "Trp53", "matched"),
         ("Sept2", "Septin2", "alias"),
+        ("2-Sep", "Septin2", "alias"),
+        ("7-Mar", "Marchf7", "alias"),
+        ("2023-09-07", "Septin7", "alias"),
         ("Aars", "Aars1", "alias"),
         ("H2.K1", "H2-K1", "matched"),
         ("TP53", None, "unknown"),
