@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import requests
 
 _NUMBERS = itertools.count()
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Serialised:
@@ -56,7 +58,8 @@ def _end_with_parent() -> None:
 def process(module: str, *arguments: str) -> Iterator[str]:
     """Run a server module in a process of its own; yield its URL."""
     command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    # The tests' own modules are found from here, wherever a test has gone.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as child:
         assert child.stdout is not None
         try:
             yield f"http://127.0.0.1:{int(child.stdout.readline())}"

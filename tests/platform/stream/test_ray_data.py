@@ -29,7 +29,7 @@ class Deadly(Tokeniser):
         self._victim, self._memory = cell_id, memory
 
     def tokenise(self, block: CellBlock, **keys: Any) -> PackedBatch:
-        if self._victim in block.cell_id[keys["cells"]] and not (self._memory and self._memory.exists()):
+        if self._victim in block.cell_id and not (self._memory and self._memory.exists()):
             if self._memory:
                 self._memory.touch()
             os.kill(os.getpid(), signal.SIGKILL)
