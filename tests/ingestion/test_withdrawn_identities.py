@@ -118,7 +118,7 @@ def test_a_later_version_of_the_file(tmp_path: Path) -> None:
     settings = config(tmp_path / "atlas", moved, source={**OTHER, "dataset": "a", "genes": "other"})
     assert ingest(settings).reports[0].dropped == {KNOWN: 10}
     assert names(atlas) == without(adata)
-    # The same counts in another data set are another's to withdraw.
+    # Where the same counts in another data set have a donor, this tells.
     new.obs["age"] += 1
     twins = config(tmp_path / "atlas", write(new, tmp_path / "twins.h5ad"), source=OTHER, duplicates={"policy": "keep"})
     assert ingest(twins).reports[0].dropped == {}
@@ -126,6 +126,31 @@ def test_a_later_version_of_the_file(tmp_path: Path) -> None:
     lift(atlas.storage, 1, "consent given again")
     assert ingest(settings).changed
     assert set(names(atlas)) == set(adata.obs_names)
+
+
+def test_exact_copies_in_another_file_without_the_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    atlas, adata, _ = withdrawn(tmp_path)
+    copies = ad.concat([adata, make_adata(5, seed=77)])[::-1].copy()
+    copies.obs = copies.obs[[]].assign(subject="s")
+    path = write(copies, tmp_path / "copies.h5ad")
+    settings = config(tmp_path / "atlas", path, source={"obs": "all"}, duplicates={"policy": "keep"})
+    assert ingest(settings).reports[0].dropped == {KNOWN: 10}
+    assert "withdrawal 1 names donor, which this source does not have" in capsys.readouterr().err
+    assert names(atlas) == sorted([*without(adata) * 2, *make_adata(5, seed=77).obs_names])
+    atlas.verify().check()
+
+
+def test_copies_without_the_column_go_with_the_cells(tmp_path: Path) -> None:
+    adata = made()
+    ingest(config(tmp_path / "atlas", write(adata, tmp_path / "a.h5ad"), source=OBS))
+    copies = adata.copy()
+    del copies.obs["donor"]
+    ingest(config(tmp_path / "atlas", write(copies, tmp_path / "b.h5ad"), duplicates={"policy": "mark"}))
+    atlas = Atlas.open(tmp_path / "atlas")
+    done = remove(atlas, D1, "consent")
+    assert (done.cells, done.known) == ({"a": 10, "b": 10}, 10)
+    assert names(atlas) == sorted(without(adata) * 2)
+    atlas.verify().check()
 
 
 def test_a_file_that_is_joined_with_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cellmill.atlas import ShardEntry
-from cellmill.atlas.cells import CATALOG, FIXED
 from cellmill.atlas.part_rows import count_parts
 from cellmill.atlas.pruning import decide
-from cellmill.atlas.standing import Standing, fulfilling
+from cellmill.atlas.standing import Standing, fulfilling, told_by
 from cellmill.atlas.summary import Facts
 from cellmill.atlas.withdrawals import Withdrawal, read_predicate
+from cellmill.console import console
 from cellmill.errors import ConfigError, ConflictError
 from cellmill.storage import Storage
 
@@ -31,11 +31,9 @@ def lacking(withdrawal: Withdrawal, dataset: str, kept: Container[str]) -> list[
     kept
         Names in the atlas of the columns of obs that are kept.
     """
-    predicate = read_predicate(withdrawal.where)
     if not _speaks_of(withdrawal, dataset):
         return []
-    own = {*FIXED.names, *CATALOG}
-    return [name for name in predicate.columns if name not in own and name not in kept]
+    return [name for name in told_by(withdrawal) if name not in kept]
 
 
 def check_columns(
@@ -91,6 +89,26 @@ def check_columns(
                     where=plan.url,
                     fix=f"Keep the column under that name (`obs: {{COLUMN: {missing[0]}}}`), or lift the withdrawal: "
                     f"cellmill atlas remove {storage.url} --lift {withdrawal.number} --reason ...",
+                )
+
+
+def tell_untold(plans: Iterable[SourcePlan], withdrawals: Sequence[Standing]) -> None:
+    """Say of which sources a withdrawal's predicate tells nothing, because they lack a column that it names.
+
+    Parameters
+    ----------
+    plans
+        The sources, which `check_columns` has let pass.
+    withdrawals
+        Those that hold.
+    """
+    for plan in plans:
+        for one in withdrawals:
+            for name in lacking(one.withdrawal, plan.dataset, plan.columns)[:1]:
+                console.print(
+                    f"[yellow]{plan.dataset}: withdrawal {one.number} names {name}, which this source does not have: "
+                    "only exact copies of its cells were looked for.[/yellow]",
+                    soft_wrap=True,
                 )
 
 

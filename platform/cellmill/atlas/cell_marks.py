@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -34,7 +32,7 @@ SCHEMA = pa.schema(
 """One row a cell.
 
 ``files`` are the sha256 digests of the source's files, with blanks between, ``name`` is its barcode, mixed. ``counts``
-is missing where it is the same as in another row, and where counts do not matter.
+is missing where it is the same as in another row of its place, and where counts do not matter.
 """
 
 
@@ -52,6 +50,7 @@ def identities(storage: Storage, entry: ShardEntry, rows: Mask, *, by_counts: bo
     """
     part_of = part_of_rows(storage, entry)
     read = CellMarks(storage, entry, by_counts=by_counts)
+    counts = read.counts() if by_counts else np.empty(0, np.uint64)
     found = []
     for number, part in enumerate(entry.sources):
         mine = rows & (part_of == number)
@@ -61,7 +60,7 @@ def identities(storage: Storage, entry: ShardEntry, rows: Mask, *, by_counts: bo
                 *(pa.repeat(value, n) for value in (part.dataset, files_of(part), part.source_url)),
                 pa.array(read.rows[mine]),
                 pa.array(read.names[mine]),
-                pa.array(read.counts(part)[mine]) if by_counts else pa.nulls(n, pa.uint64()),
+                pa.array(counts[mine]) if by_counts else pa.nulls(n, pa.uint64()),
             ]
             found.append(pa.table(columns, schema=SCHEMA))
     return pa.concat_tables(found) if found else SCHEMA.empty_table()
@@ -91,13 +90,11 @@ class CellMarks:
         self.rows: I64 = self._table.column("source_row").to_numpy()
         self.names = splitmix64(text_hashes(self._table.column("barcode")))
 
-    def counts(self, part: Part) -> U64:
-        """Return a number for what each cell is in its place: its counts, and where it is nearly empty its barcode."""
-        text = f"{part.dataset}\n{part.source_url}"
-        place = np.uint64(int(hashlib.sha256(text.encode()).hexdigest()[:16], 16))
+    def counts(self) -> U64:
+        """Return a number for what each cell is: its counts, and where it is nearly empty its barcode."""
         near = self._table.column("n_genes").to_numpy() < NEARLY_EMPTY
         barcode = np.where(near, self._keys[:, 2], np.uint64(0))
-        return splitmix64(splitmix64(splitmix64(self._keys[:, 0] ^ place) ^ self._keys[:, 1]) ^ barcode)
+        return splitmix64(splitmix64(splitmix64(self._keys[:, 0]) ^ self._keys[:, 1]) ^ barcode)
 
 
 def files_of(part: Part) -> str:

@@ -83,7 +83,7 @@ class Standing:
             The predicate cannot be applied to the shard's columns.
         """
         told = fulfilling(read_predicate(self.withdrawal.where), storage, entry)
-        return Gone(told, self.taken.rows_of(storage, entry) & ~told)
+        return Gone(told, self.taken.rows_of(storage, entry, told_by(self.withdrawal)) & ~told)
 
     def identities(self, storage: Storage, entry: ShardEntry, rows: Mask) -> pa.Table:
         """Return what is to be remembered of rows of a shard, so that they are known when their columns change."""
@@ -178,7 +178,13 @@ def fulfilling(predicate: Predicate, storage: Storage, entry: ShardEntry) -> Mas
 
 def by_counts(withdrawal: Withdrawal) -> bool:
     """Return whether cells are also known by their counts: where configurations decide what a column is."""
-    return not {*read_predicate(withdrawal.where).columns} <= {*FIXED.names, *CATALOG}
+    return bool(told_by(withdrawal))
+
+
+def told_by(withdrawal: Withdrawal) -> list[str]:
+    """Return the columns of obs that the predicate of a withdrawal names."""
+    own = {*FIXED.names, *CATALOG}
+    return [name for name in read_predicate(withdrawal.where).columns if name not in own]
 
 
 def digest_of(withdrawal: Withdrawal) -> str:

@@ -3,15 +3,16 @@
 A cell is known by its row and its barcode in a file of these very bytes: under any name of the file or the data set,
 with any columns, genes and limits of quality, alone or joined with other files. Which row a cell has may depend on what
 is read of a file, for instance on what it is joined with: where rows do not bear the barcodes that they had, barcodes
-alone tell. Where the predicate speaks of columns of obs, a cell is also known by its counts, in later versions of the
-file at the same place: other bytes, the same data set, the same features. Neither counts nor barcodes are kept, but
-numbers that they are mixed into.
+alone tell. Where the predicate speaks of columns of obs, a cell is also known by its counts of the same features, a
+nearly empty one by its barcode as well: in later versions of the file at the same place, and in any other file where it has no
+value in one of these columns, so that the predicate cannot tell. Neither counts nor barcodes are kept, but numbers that
+they are mixed into.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import NamedTuple
 
@@ -21,8 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cellmill.atlas.cell_marks import SCHEMA, CellMarks, files_of
+from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.part_rows import part_of_rows
+from cellmill.atlas.summary import facts
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
@@ -54,6 +57,7 @@ class Taken:
         self.tables: list[pa.Table] = []
         self._cells: dict[str, _Cells] = {}
         self._counts: dict[tuple[str, str], U64] = {}
+        self._everywhere = _NONE
         self._sources: set[tuple[str, str]] = set()
         if table is not None:
             self.add(table)
@@ -97,28 +101,42 @@ class Taken:
                 self._cells[file] = cells.sorted() if known is None else known.plus(cells)
             if counts_are_new.any():
                 self._counts[dataset, url] = np.sort(np.concatenate([known_counts, values[counts_are_new]]))
+                self._everywhere = np.union1d(self._everywhere, values[counts_are_new])
             column = pa.array(values, mask=~counts_are_new)
             some = some.set_column(SCHEMA.get_field_index("counts"), "counts", column)
             self.tables.append(some.filter(pa.array(new)))
         return len(self.tables) > before
 
-    def rows_of(self, storage: Storage, entry: ShardEntry) -> Mask:
-        """Return which rows of a shard are cells that were taken: bool [n_rows]."""
+    def rows_of(self, storage: Storage, entry: ShardEntry, columns: Sequence[str] = ()) -> Mask:
+        """Return which rows of a shard are cells that were taken: bool [n_rows].
+
+        Parameters
+        ----------
+        storage, entry
+            The shard.
+        columns
+            Columns of obs without which the counts tell, of whatever data set and place the cells are.
+        """
         found = np.zeros(entry.n_rows, bool)
         by_file = [
             [self._cells[file] for file in files_of(part).split() if file in self._cells] for part in entry.sources
         ]
         by_counts = [self._counts.get((part.dataset, part.source_url)) for part in entry.sources]
-        if not any(by_file) and all(known is None for known in by_counts):
+        lacks = _lacks(storage, entry, columns) if self._everywhere.size and columns else None
+        if not any(by_file) and all(known is None for known in by_counts) and lacks is None:
             return found
+        reads_counts = lacks is not None or any(known is not None for known in by_counts)
         part_of = part_of_rows(storage, entry)
-        read = CellMarks(storage, entry, by_counts=any(known is not None for known in by_counts))
-        for number, part in enumerate(entry.sources):
+        read = CellMarks(storage, entry, by_counts=reads_counts)
+        counts = read.counts() if reads_counts else _NONE
+        for number in range(len(entry.sources)):
             mine = np.flatnonzero(part_of == number)
             for known in by_file[number]:
                 found[mine[known.are_among(_Cells(read.rows[mine], read.names[mine]))]] = True
             if (numbers := by_counts[number]) is not None:
-                found[mine[_are_in(read.counts(part)[mine], numbers)]] = True
+                found[mine[_are_in(counts[mine], numbers)]] = True
+        if lacks is not None:
+            found |= lacks & _are_in(counts, self._everywhere)
         return found
 
     def to_bytes(self) -> bytes:
@@ -230,6 +248,20 @@ def _are_in(values: I64 | U64, known: I64 | U64) -> Mask:
         return np.zeros(values.size, bool)
     at = np.minimum(np.searchsorted(known, values), known.size - 1)
     return np.asarray(known[at] == values)
+
+
+def _lacks(storage: Storage, entry: ShardEntry, columns: Sequence[str]) -> Mask | None:
+    """Return which rows of a shard have no value in one of some columns, or None if all have one: bool [n_rows]."""
+    known = facts(entry, columns)
+    if all(name in known and not known[name].n_missing for name in columns):
+        return None
+    table = CellsFile(storage, entry).read(columns)
+    if not any(column.null_count for column in table.columns):
+        return None
+    found = np.zeros(entry.n_rows, bool)
+    for column in table.columns:
+        found |= column.is_null().to_numpy()
+    return found
 
 
 def _by_source(table: pa.Table) -> Iterator[tuple[str, str, str, pa.Table]]:
