@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
@@ -155,7 +155,8 @@ def unexpected(error: Exception) -> int:
     """Keep the traceback of an error that nobody foresaw in a file, and say where."""
     with tempfile.NamedTemporaryFile("w", prefix="cellmill-", suffix=".log", delete=False) as file:
         traceback.print_exception(error, file=file)
-    console.print(f"[bold red]Unexpected error:[/bold red] {type(error).__name__}: {escape(str(error)[:500])}")
+    said = f" {type(error).__name__}: {str(error)[:500]}"
+    console.print(Text.assemble(("Unexpected error:", "bold red"), said))
     console.print(f"  This is a defect of Cellmill; please report it with {file.name}")
     return 70
 
@@ -165,11 +166,11 @@ def report(error: CellmillError, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"error": error.as_dict()}))
         return
-    console.print(f"[bold red]Error:[/bold red] {escape(error.what)}")
+    console.print(Text.assemble(("Error:", "bold red"), f" {error.what}"))
     if error.where:
-        console.print(f"  [bold]where[/bold] {escape(error.where)}")
+        console.print(Text.assemble("  ", ("where", "bold"), f" {error.where}"))
     if error.fix:
-        console.print(f"  [bold]fix[/bold]   {escape(error.fix)}")
+        console.print(Text.assemble("  ", ("fix", "bold"), f"   {error.fix}"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Prints text as it stands: names and values of users hold brackets. Styles are given with `Text` or ``style=``."""
 
 _PLAIN_INTERVAL_S = 5.0
 
@@ -78,15 +79,15 @@ def progress(
         return
     if console.is_terminal:
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(unit),
+            TextColumn("{task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn() if left is None else _Left(left),
         )
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(description, total=total)
+            task = bar.add_task(description, total=total, unit=unit)
             yield lambda n: bar.update(task, advance=n)
         return
     yield _PlainProgress(total, description, unit, left)

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import psutil
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from cellmill.config import Config
 from cellmill.console import console, emit
@@ -125,10 +126,10 @@ def doctor(
     missing = [check.name for check in checks if check.verdict == "missing"]
 
     def render() -> None:
-        marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "missing": "[red]missing[/red]"}
+        colours = {"ok": "green", "note": "yellow", "missing": "red"}
         table = Table(show_header=False, box=None, pad_edge=False)
         for check in checks:
-            table.add_row(marks[check.verdict], f"[bold]{check.name}[/bold]", check.text)
+            table.add_row(Text(check.verdict, colours[check.verdict]), Text(check.name, "bold"), check.text)
         console.print(table)
         console.print(f"Missing: {', '.join(missing)}" if missing else "Everything that Cellmill needs is here.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 from cellmill.config import Config
@@ -62,15 +62,15 @@ class Lineage(Config):
             branch.add(parent.tree())
         return branch
 
-    def _label(self) -> str:
+    def _label(self) -> Text:
         facts = " · ".join(f"{key} {_show(value)}" for key, value in self.facts.items() if value is not None)
         digest = self.digest if len(self.digest) <= 24 else f"{self.digest[:16]}…"
-        line = f"[bold]{self.kind}[/bold] {escape(self.name)} [dim]{escape(digest)}[/dim]"
+        label = Text.assemble((self.kind, "bold"), f" {self.name} ", (digest, "dim"))
         if facts:
-            line += f"\n  {escape(facts)}"
+            label.append(f"\n  {facts}")
         if self.location:
-            line += f"\n  [dim]{escape(self.location)}[/dim]"
-        return line
+            label.append(f"\n  {self.location}", "dim")
+        return label
 
     def save(self, path: Path) -> None:
         """Write the tree as JSON."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from cellmill.console import console, emit
 from cellmill.errors import CellmillError, ConfigError, ModelError, SourceError
@@ -132,8 +132,8 @@ def _forward(thing: str, root: Path, where: str | None, as_json: bool) -> None:
         for saw, style in (("yes", "red"), ("unknown", "yellow"), ("no", "green")):
             for one in found.those(saw):  # type: ignore[arg-type]
                 n = f" {one.cells:,} cells" if one.cells is not None else ""
-                line = f"[{style}]{saw}[/{style}]{n}  [bold]{one.kind}[/bold] {escape(one.name)}"
-                console.print(f"{line} [dim]{escape(one.location)}[/dim]\n  {escape(one.why)}", soft_wrap=True)
+                head = (saw, style), f"{n}  ", (one.kind, "bold"), f" {one.name} ", (one.location, "dim")
+                console.print(Text.assemble(*head, f"\n  {one.why}"), soft_wrap=True)
         if not found.found:
             console.print("There is no model, run or answer.")
 

@@ -136,8 +136,9 @@ def _tell_left(atlas: Atlas, version: int, withdrawals: Sequence[Standing]) -> N
         n = sum(int(one.rows(atlas.storage, entry).either.sum()) for entry in shards)
         if n:
             console.print(
-                f"[yellow]{n:,} cells of other sources are cells of withdrawal {one.number}, too. They go with: "
-                f"cellmill atlas remove {atlas.url} --where {shlex.quote(one.withdrawal.where)} --reason ...[/yellow]",
+                f"{n:,} cells of other sources are cells of withdrawal {one.number}, too. They go with: "
+                f"cellmill atlas remove {atlas.url} --where {shlex.quote(one.withdrawal.where)} --reason ...",
+                style="yellow",
                 soft_wrap=True,
             )
 
@@ -148,7 +149,7 @@ def purge_replaced(atlas: Atlas, done: Committed, lease: Lease) -> None:
         left = purge(atlas, done.replaced, lease)
     except CellmillError as error:
         left = len(done.replaced)
-        console.print(f"[yellow]{error.what}[/yellow]", soft_wrap=True)
+        console.print(error.what, style="yellow", soft_wrap=True)
     if left:
         console.print(
             f"{left:,} shards with withdrawn cells are left for `cellmill atlas gc {atlas.url} --forget`.",

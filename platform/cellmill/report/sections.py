@@ -55,7 +55,7 @@ def summary_tables(summary: Mapping[str, Any]) -> tuple[Table, ...]:
 def lineage_text(lineage: Lineage) -> str:
     """Return a lineage tree as plain text."""
     buffer = StringIO()
-    Console(file=buffer, width=140, no_color=True).print(lineage.tree())
+    Console(file=buffer, width=140, no_color=True, markup=False, emoji=False).print(lineage.tree())
     return buffer.getvalue()
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from cellmill.config import load_config
@@ -41,13 +40,14 @@ def _render(url: str, cards: list[ModelCard]) -> None:
     table = Table("model", "digest", "route", box=None, pad_edge=False)
     for card in cards:
         for i, task in enumerate(card.tasks):
-            name, digest = (escape(card.name), card.digest[:12]) if i == 0 else ("", "")
-            table.add_row(name, digest, f"POST {url}/v1/models/{escape(card.name)}/{task}")
+            name, digest = (card.name, card.digest[:12]) if i == 0 else ("", "")
+            table.add_row(name, digest, f"POST {url}/v1/models/{card.name}/{task}")
     console.print(table)
     console.print(f"\nAlso GET {url}/healthz, {url}/v1/models, {url}/v1/models/NAME, {url}/openapi.json")
     console.print(
-        f"\n[dim]curl -H 'Content-Type: application/x-hdf5' --data-binary @cells.h5ad "
-        f"{url}/v1/models/{escape(cards[-1].name)}/{cards[-1].tasks[-1]}[/dim]\n",
+        f"\ncurl -H 'Content-Type: application/x-hdf5' --data-binary @cells.h5ad "
+        f"{url}/v1/models/{cards[-1].name}/{cards[-1].tasks[-1]}\n",
+        style="dim",
         soft_wrap=True,
     )
     console.print("Ctrl-C stops it.")

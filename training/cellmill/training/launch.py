@@ -83,7 +83,7 @@ def _launch_on_ray(train: Train, workers: WorkersConfig, run: Path, data_cpus: f
                     fix="Check the machine's memory (the kernel ends the largest process), then start again with "
                     "--resume.",
                 ) from error
-            console.print(f"[yellow]A training worker was lost; starting again from step {_steps(run)}.[/yellow]")
+            console.print(f"A training worker was lost; starting again from step {_steps(run)}.", style="yellow")
 
 
 def _fit(train: Train, workers: WorkersConfig, run: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from cellmill.console import console, emit
@@ -65,7 +64,7 @@ def _table_of(entries: list[DatasetEntry]) -> Callable[[], None]:
                 entry.name,
                 ", ".join(entry.tasks),
                 "?" if entry.cells is None else f"{entry.cells:,}",
-                escape(entry.accession or "?"),
+                entry.accession or "?",
                 entry.licence or "?",
                 entry.access,
             )
@@ -86,7 +85,7 @@ def _details_of(entry: DatasetEntry) -> Callable[[], None]:
         for key, value in fields.items():
             if value != "":
                 text = ", ".join(value) if isinstance(value, list) else "not known" if value is None else str(value)
-                table.add_row(key, escape(f"{value:,}" if isinstance(value, int) else text))
+                table.add_row(key, f"{value:,}" if isinstance(value, int) else text)
         console.print(table)
 
     return render

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from cellmill.config import load_config
@@ -51,7 +50,7 @@ def schedule(
         def render() -> None:
             table = Table("what", "source", "reason", box=None)
             for line in plan:
-                table.add_row(line["what"], escape(line["source"]), escape(line["reason"]))
+                table.add_row(line["what"], line["source"], line["reason"])
             console.print(table)
 
         emit({"plan": plan}, as_json, render)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from rich.markup import escape
+from rich.text import Text
 
 from cellmill.console import console
 
@@ -48,5 +48,6 @@ class RunLog:
                 file.write(json.dumps(line, default=str) + "\n")
         except OSError as error:
             # A full disk must not end a schedule; it is told where there is still room for it.
-            console.print(f"[bold red]The log cannot be written:[/bold red] {escape(str(error))}", soft_wrap=True)
-        console.print(f"[dim]{now.astimezone(self._zone):%Y-%m-%d %H:%M:%S}[/dim] {escape(text)}", soft_wrap=True)
+            console.print(Text.assemble(("The log cannot be written:", "bold red"), f" {error}"), soft_wrap=True)
+        stamp = f"{now.astimezone(self._zone):%Y-%m-%d %H:%M:%S}"
+        console.print(Text.assemble((stamp, "dim"), f" {text}"), soft_wrap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from cellmill.atlas.atlas import Atlas
 from cellmill.atlas.commands.options import DryRun, Json, Predicate, Reason, Version, Where_
@@ -21,7 +22,7 @@ def verify(atlas: Where_, version: Version = None, as_json: Json = False) -> Non
 
     def render() -> None:
         for damage in found.damage:
-            console.print(f"[red]damaged[/red] {damage.where}: {damage.what}")
+            console.print(Text.assemble(("damaged", "red"), f" {damage.where}: {damage.what}"))
         if found.sound:
             console.print(
                 f"Snapshot {found.version} is sound: {found.shards} shards, {found.bytes / 1e6:,.1f} MB read."
@@ -74,12 +75,13 @@ def gc(
         if found.young or found.leased:
             console.print(f"Spared: {found.young:,} that are young, {found.leased:,} that a running process may need")
         for number, versions in found.withheld.items():
-            console.print(f"[yellow]Snapshots {_ranges(versions)} still hold cells of withdrawal {number}.[/yellow]")
+            console.print(f"Snapshots {_ranges(versions)} still hold cells of withdrawal {number}.", style="yellow")
 
         if found.untold:
             console.print(
-                f"[yellow]Snapshots {_ranges(found.untold)} are damaged: which cells of withdrawals they held is not "
-                "known any more.[/yellow]"
+                f"Snapshots {_ranges(found.untold)} are damaged: which cells of withdrawals they held is not "
+                "known any more.",
+                style="yellow",
             )
 
     emit({**found.model_dump(mode="json"), "dry_run": dry_run}, as_json, render)

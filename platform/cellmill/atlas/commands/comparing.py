@@ -88,9 +88,9 @@ def leakage(
         else:
             console.print("Donors: neither has a column that is known; name it with --donor")
         if not found.clean:
-            console.print("[yellow]B is not independent of A.[/yellow]")
+            console.print("B is not independent of A.", style="yellow")
         elif found.donor_column:
-            console.print("[green]No cell and no donor is in both.[/green]")
+            console.print("No cell and no donor is in both.", style="green")
         else:
             console.print("No cell is in both; whether donors are is not known.")
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from cellmill.atlas.atlas import Atlas
 from cellmill.atlas.commands.options import Json, Predicate, Version, Where_
@@ -48,8 +49,11 @@ def show(
 
     def render() -> None:
         console.print(
-            f"[bold]{opened.url}[/bold]  snapshot {snapshot.version}: {snapshot.n_cells:,} cells, "
-            f"{payload['features']:,} features in the vocabulary"
+            Text.assemble(
+                (opened.url, "bold"),
+                f"  snapshot {snapshot.version}: {snapshot.n_cells:,} cells, ",
+                f"{payload['features']:,} features in the vocabulary",
+            )
         )
         table = Table("data set", "cells", "shards", "MB", "organism", "licence", "sources", box=None)
         for name, row in datasets.items():
@@ -63,10 +67,12 @@ def show(
                 ", ".join(f"{source['url'].rsplit('/', 1)[-1]} {source['sha256'][:12]}" for source in row["sources"]),
             )
         console.print(table)
-        console.print("Columns: " + ", ".join(f"{name} [dim]{kind}[/dim]" for name, kind in snapshot.columns.items()))
+        kinds = [Text.assemble(f"{name} ", (str(kind), "dim")) for name, kind in snapshot.columns.items()]
+        console.print(Text("Columns: ") + Text(", ").join(kinds))
         for line in withdrawals:
             state = f"lifted {line['lifted']}" if line["lifted"] else "holds"
-            console.print(f"Withdrawal {line['number']} ({state}): {line['where']}  [dim]{line['reason']}[/dim]")
+            head = f"Withdrawal {line['number']} ({state}): {line['where']}  "
+            console.print(Text.assemble(head, (line["reason"], "dim")))
 
     emit(payload, as_json, render)
 
@@ -110,9 +116,10 @@ def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
     reports: list[dict[str, Any]] = [json.loads(storage.get(key)) for key in keys if storage.exists(key)]
 
     def render() -> None:
-        console.print(f"[bold]{dataset}[/bold]  {row['cells']:,} cells, {row['organism']}, licence {row['licence']}")
+        facts = f"  {row['cells']:,} cells, {row['organism']}, licence {row['licence']}"
+        console.print(Text.assemble((dataset, "bold"), facts))
         for report in reports:
-            console.print(f"{report['url']}  [dim]sha256 {report['sha256']}[/dim]", soft_wrap=True)
+            console.print(Text.assemble(f"{report['url']}  ", (f"sha256 {report['sha256']}", "dim")), soft_wrap=True)
             console.print(
                 f"  counts in {report['counts']}; {report['cells_in']:,} cells in, {report['cells_out']:,} kept"
             )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from cellmill.console import console, emit
 
@@ -37,7 +38,8 @@ def demo(
         console.print(result.served)
         steps = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
         console.print(f"Took {sum(result.seconds.values()):.0f} s: {steps}.")
-        console.print(f"[bold]Report:[/bold] {result.report}", soft_wrap=True)
-        console.print(f"[bold]Lineage:[/bold] cellmill lineage {output}/answer.json --root {output}", soft_wrap=True)
+        console.print(Text.assemble(("Report:", "bold"), f" {result.report}"), soft_wrap=True)
+        command = f" cellmill lineage {output}/answer.json --root {output}"
+        console.print(Text.assemble(("Lineage:", "bold"), command), soft_wrap=True)
 
     emit(result.model_dump(mode="json"), as_json, render)

@@ -9,6 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from rich.text import Text
+
 from cellmill.console import console
 
 
@@ -38,8 +40,9 @@ class Steps:
     def step(self, name: str, command: str) -> Iterator[None]:
         """Announce a step with the command that does the same, and note how long it takes."""
         self._number += 1
-        console.print(f"\n[bold]{self._number}. {name}[/bold]  [dim]$ {command}[/dim]", soft_wrap=True)
+        title = (f"\n{self._number}. {name}", "bold")
+        console.print(Text.assemble(title, "  ", (f"$ {command}", "dim")), soft_wrap=True)
         start = time.monotonic()
         yield
         self.seconds[name] = time.monotonic() - start
-        console.print(f"[dim]{self.seconds[name]:.0f} s[/dim]")
+        console.print(f"{self.seconds[name]:.0f} s", style="dim")

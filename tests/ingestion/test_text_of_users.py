@@ -1,0 +1,99 @@
+"""What users write is printed as it stands, though it look like markup or like a picture."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from cellmill import console
+from cellmill.atlas import Atlas
+from cellmill.atlas.withdrawing import remove
+from cellmill.cli import main
+from cellmill.errors import AtlasError, ConfigError
+from cellmill.ingestion import IngestConfig, ingest
+from tests.ingestion.cells import make_adata, write
+
+Say = Callable[..., str]
+
+TEXTS = ["[/b]MIT", "benzo[a]pyrene", "benzo[e]pyrene", "[red]x[/red]", "[link=http://x]y", ":smile:", "a\\[b]"]
+FILES = [text.replace("/", "_").replace("\\", "_") for text in TEXTS]
+WHERE = 'donor in ["[/b]MIT", "benzo[a]pyrene", "[red]x[/red]"] and age < 5'
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
+    monkeypatch.setenv("COLUMNS", "1000")
+
+    def run(*arguments: str, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["cellmill", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr().err
+        assert (end.value.code or 0) == code, said
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with an atlas of a file for each text, and its configuration."""
+    folder = tmp_path_factory.mktemp("text")
+    sources = []
+    for i, text in enumerate(TEXTS):
+        adata = make_adata(20, seed=i)
+        adata.obs["donor"] = text
+        path = write(adata, folder / f"{FILES[i]}.h5ad")
+        sources.append({"path": glob.escape(str(path)), "licence": text, "organism": "human", "obs": "all"})
+    config = {"atlas": str(folder / "atlas"), "backend": "local", "sources": sources}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    ingest(IngestConfig.model_validate(config))
+    remove(Atlas.open(folder / "atlas"), WHERE, "[/b] consent")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "code"),
+    [
+        ("ingest CONFIG --dry-run", [f"{name}.h5ad" for name in FILES], 0),
+        ("atlas show ATLAS", [*TEXTS, *(f"{name}.h5ad" for name in FILES), WHERE, "[/b] consent"], 0),
+        ("atlas query ATLAS --count donor", TEXTS, 0),
+        ("atlas query ATLAS --columns donor --limit 200", TEXTS, 0),
+        ("atlas log ATLAS", [WHERE], 0),
+        ("atlas diff ATLAS 1", [], 0),
+        ("atlas leakage ATLAS -w WHERE -w age>9", [WHERE], ConfigError.exit_code),
+        ('atlas leakage ATLAS -w donor=="[/b]MIT" -w age<9', ['donor=="[/b]MIT"', ": [/b]MIT"], 0),
+        ("atlas tag ATLAS v1 -m [/b]", [], 0),
+        ("atlas tag ATLAS", ["[/b]"], 0),
+        ("lineage --forward ATLAS#1 --root ROOT", [WHERE], 0),
+        ("lineage ATLAS --root ROOT", TEXTS, 0),
+        ("atlas show ATLAS --dataset [/b]we[i]rd", ["'[/b]we[i]rd'"], AtlasError.exit_code),
+    ],
+)
+def test_commands_print_it_as_it_is(folder: Path, say: Say, command: str, expected: list[str], code: int) -> None:
+    values = {"CONFIG": str(folder / "config.yaml"), "ATLAS": str(folder / "atlas"), "ROOT": str(folder)}
+    arguments = [WHERE if word == "WHERE" else _filled(word, values) for word in command.split()]
+    said = say(*arguments, code=code)
+    assert [text for text in expected if text not in said] == []
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
+
+
+def test_progress_describes_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(console, "console", Console(file=shown, force_terminal=True, width=120))
+    with console.progress(2, "reading [/b]we[i]rd.h5ad", unit="[/red]cells") as advance:
+        advance(2)
+    assert "reading [/b]we[i]rd.h5ad" in shown.getvalue()
+    assert "[/red]cells" in shown.getvalue()
