@@ -4,9 +4,9 @@ A cell is known by its row and its barcode in a file of these very bytes: under 
 with any columns, genes and limits of quality, alone or joined with other files. Which row a cell has may depend on what
 is read of a file, for instance on what it is joined with: where rows do not bear the barcodes that they had, barcodes
 alone tell. Where the predicate speaks of columns of obs, a cell is also known by its counts of the same features, a
-nearly empty one by its barcode as well: in later versions of the file at the same place, and in any other file where it has no
-value in one of these columns, so that the predicate cannot tell. Neither counts nor barcodes are kept, but numbers that
-they are mixed into.
+nearly empty one by its barcode as well: in later versions of the file at the same place, and in any other file where
+it has no value in one of these columns, so that the predicate cannot tell. Neither counts nor barcodes are kept, but
+numbers that they are mixed into.
 """
 
 from __future__ import annotations
