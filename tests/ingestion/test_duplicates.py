@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cellmill.atlas import Atlas
+from cellmill.atlas.withdrawing import remove
 from cellmill.ingestion import IngestConfig, ingest
 from cellmill.ingestion.duplicates import find_duplicates
 from cellmill.ingestion.result import IngestResult
@@ -160,3 +161,27 @@ def check_each_once(atlas: Atlas, n_cells: int) -> None:
     hashes = atlas.snapshot().cells(["content_hash"]).column(0).to_pylist()
     assert len(hashes) == len(set(hashes)) == n_cells
     assert atlas.verify().sound
+
+
+def test_a_mark_goes_with_the_cell_that_it_points_at(tmp_path: Path) -> None:
+    adata = make_adata(60, seed=1)
+    adata.obs["donor"] = "d1"
+    root, a = tmp_path / "atlas", tmp_path / "a.h5ad"
+    settings: Any = {"source": {"obs": {"donor": "donor"}}, "duplicates": {"policy": "mark"}}
+    ingest(config(root, write(adata[:40].copy(), a), **settings))
+    adata.obs["donor"] = "d2"
+    ingest(config(root, write(adata[20:].copy(), tmp_path / "b.h5ad"), shard_cells=16, **settings))
+    third = adata[30:40].copy()
+    third.obs["donor"] = "d3"
+    ingest(config(root, write(third, tmp_path / "c.h5ad"), **settings))
+
+    def marked() -> dict[str, int]:
+        cells = Atlas.open(root).snapshot().cells(["dataset"], "is_duplicate").column(0).to_pylist()
+        return {name: cells.count(name) for name in sorted(set(cells))}
+
+    assert marked() == {"b": 20, "c": 10}
+    remove(Atlas.open(root), "donor = 'd1'", "consent")
+    assert marked() == {"c": 10}
+    ingest(config(root, write(make_adata(5, seed=9), tmp_path / "b.h5ad"), **settings))
+    assert marked() == {}
+    Atlas.open(root).verify().check()

@@ -21,6 +21,7 @@ from cellmill.atlas.hash_search import NOBODY
 from cellmill.atlas.overlay import Overlay
 from cellmill.atlas.part_rows import overlaid
 from cellmill.atlas.spill import Spill
+from cellmill.atlas.unmarking import firsts, unmark
 from cellmill.ingestion.config import DuplicateConfig
 from cellmill.ingestion.owners import Owners
 from cellmill.ingestion.restoring import restore
@@ -43,8 +44,8 @@ class Found:
     entries
         The new shards, as the snapshot will have them.
     changed
-        Shards that the snapshot had and whose rows change: hidden cells whose twin goes away are shown again, and
-        runs of hashes are merged.
+        Shards that the snapshot had and whose rows change: hidden cells whose twin goes away are shown again,
+        marked ones lose the mark, and runs of hashes are merged.
     duplicates
         For each source digest, how many of its cells came earlier, by the data set that had them.
     bytes_read
@@ -99,7 +100,11 @@ def find_duplicates(
         found.bytes_read = index.bytes_read
         overlaid = [_overlaid(storage, entry, twins[i], config) for i, entry in enumerate(new)]
         restored = restore(storage, index.entries, orphans, config.min_genes)
-    rows = index.add([*overlaid, *restored])
+    changed = {entry.key: entry for entry in restored}
+    left = [firsts(storage, leaver.entry, leaver.rows, config.min_genes) for leaver in gone]
+    now = [changed.get(entry.key, entry) for entry in index.entries]
+    changed |= {entry.key: entry for entry in unmark(storage, now, left, config.min_genes)}
+    rows = index.add([*overlaid, *changed.values()])
     found.entries = [rows[entry.key] for entry in overlaid]
     new_keys = {entry.key for entry in new}
     found.changed = [entry for key, entry in sorted(rows.items()) if key not in new_keys]

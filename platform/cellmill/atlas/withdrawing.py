@@ -27,7 +27,8 @@ from cellmill.atlas.rewriting import without_rows
 from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.standing import Gone, Standing, fulfilling, remember
 from cellmill.atlas.taken import Taken
-from cellmill.atlas.unhiding import show_again
+from cellmill.atlas.unhiding import NEARLY_EMPTY, show_again
+from cellmill.atlas.unmarking import firsts, unmark
 from cellmill.atlas.withdrawals import Withdrawal, mark_wholly_withdrawn, read_predicate, record_withdrawal
 from cellmill.config import Config
 from cellmill.errors import AtlasError
@@ -168,6 +169,7 @@ class _Plan:
         self._dropped = 0
         self._shown_again = 0
         self._removed: list[U64] = []
+        self._firsts: list[U64] = []
         self._lost: dict[tuple[str, str], Part] = {}
         """Parts of compacted shards that lose cells, by what an ingestion plans."""
         remember(storage, [standing], snapshot.shards, snapshot.stream)
@@ -191,6 +193,7 @@ class _Plan:
             return
         keys, _ = shard_keys(storage, entry)
         self._removed.append(keys[gone & visible])
+        self._firsts.append(firsts(storage, entry, gone & visible, NEARLY_EMPTY))
         number = self._withdrawal.number
         if entry.parts:
             self._lost.update({part.made: part for part, _ in count_parts(storage, entry, gone)})
@@ -208,7 +211,10 @@ class _Plan:
         # Only shards whose hashes were indexed are indexed again.
         indexed = {entry.planned for entry in self._touched if entry.hash_run}
         entries = with_clean_runs(storage, stay, self.rewritten, indexed)
-        changed = show_again(storage, entries, self._removed)
+        shown = {entry.key: entry for entry in show_again(storage, entries, self._removed)}
+        now = [shown.get(entry.key, entry) for entry in entries]
+        unmarked = {entry.key: entry for entry in unmark(storage, now, self._firsts, NEARLY_EMPTY)}
+        changed = list((shown | unmarked).values())
         rows = HashIndex(storage, entries).add([entry for entry in changed if entry.hash_run])
         before = sum(entry.n_cells for entry in entries)
         merged = {entry.key: entry for entry in [*entries, *changed]} | rows
