@@ -64,6 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("ingest CONFIG --dry-run", [f"{name}.h5ad" for name in FILES], 0),
         ("atlas show ATLAS", [*TEXTS, *(f"{name}.h5ad" for name in FILES), WHERE, "[/b] consent"], 0),
+        ("atlas show ATLAS --dataset benzo_a_pyrene", ["  licence benzo[a]pyrene"], 0),
         ("atlas query ATLAS --count donor", TEXTS, 0),
         ("atlas query ATLAS --columns donor --limit 200", TEXTS, 0),
         ("atlas log ATLAS", [WHERE], 0),

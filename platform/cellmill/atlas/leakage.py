@@ -7,7 +7,7 @@ files if they are many, and the selections are compared part by part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,10 @@ class Leakage(Config):
         Cells of B whose data set and barcode are those of a cell of A.
     datasets, sources
         Data sets, and sha256 of source files, that both have.
-    donor_column
-        The column that names donors; empty if there is none.
+    nearly_empty
+        Nearly empty cells of A and B, which were compared by barcode as well.
+    donor_columns
+        The columns of A and of B that name donors; empty unless both have one.
     n_donors, donors
         How many donors of a data set are in both, and the first thousand, as ``data set: donor``.
     donor_names
@@ -81,7 +83,8 @@ class Leakage(Config):
     same_barcodes: int
     datasets: tuple[str, ...]
     sources: tuple[str, ...]
-    donor_column: str
+    nearly_empty: int
+    donor_columns: tuple[str, ...]
     n_donors: int
     donors: tuple[str, ...]
     donor_names: tuple[str, ...]
@@ -92,7 +95,7 @@ class Leakage(Config):
         return not (self.equal_cells or self.same_cells or self.same_barcodes or self.n_donors)
 
 
-def find_leakage(a: Selection, b: Selection, *, donor: str | None = None) -> Leakage:
+def find_leakage(a: Selection, b: Selection, *, donor: str | Sequence[str] | None = None) -> Leakage:
     """Compare two selections, of one atlas or of two.
 
     Parameters
@@ -100,12 +103,13 @@ def find_leakage(a: Selection, b: Selection, *, donor: str | None = None) -> Lea
     a, b
         For instance what a model is trained on, and what it is tested on.
     donor
-        Column that names donors; by default the first that is known and that both have.
+        Column that names donors, or that of A and that of B; by default the first known one that both have, else the
+        first known one of each.
 
     Raises
     ------
     ConfigError
-        One of them has no cells, or no such column.
+        One of them has no cells, or no such column, or more than two columns are named.
     """
     for name, side in (("A", a), ("B", b)):
         if not side.n_cells:
@@ -123,8 +127,8 @@ def find_leakage(a: Selection, b: Selection, *, donor: str | None = None) -> Lea
         by_dataset = tuple(
             Pair(a=left.datasets[i], b=right.datasets[j], cells=n) for (i, j), n in sorted(pairs.items())
         )
-    column = _donor_column(a, b, donor)
-    ours, theirs = (_donors(side, column) if column else set() for side in (a, b))
+    columns = _donor_columns(a, b, [donor] if isinstance(donor, str) else donor or ())
+    ours, theirs = (_donors(side, column) for side, column in zip((a, b), columns or ("", ""), strict=True))
     both = sorted(ours & theirs)
     names = {name for _, name in ours} & {name for _, name in theirs} - {name for _, name in both}
     return Leakage(
@@ -136,7 +140,8 @@ def find_leakage(a: Selection, b: Selection, *, donor: str | None = None) -> Lea
         same_barcodes=same_barcodes,
         datasets=tuple(sorted({name for name, _ in left.sources} & {name for name, _ in right.sources})),
         sources=tuple(sorted({sha256 for _, sha256 in left.sources} & {sha256 for _, sha256 in right.sources})),
-        donor_column=column,
+        nearly_empty=left.nearly_empty + right.nearly_empty,
+        donor_columns=columns,
         n_donors=len(both),
         donors=tuple(f"{dataset}: {name}" for dataset, name in both[:_LISTED]),
         donor_names=tuple(sorted(names)[:_LISTED]),
@@ -149,6 +154,7 @@ class _Keys:
     def __init__(self, n_parts: int) -> None:
         self.contents, self.ids, self.barcodes = Spill(4, n_parts), Spill(1, n_parts), Spill(1, n_parts)
         self.datasets: list[str] = []
+        self.nearly_empty = 0
         self.sources: set[tuple[str, str]] = set()
         """Data set and sha256 of each source that the selection has cells of."""
 
@@ -175,6 +181,7 @@ class _Keys:
             names = splitmix64(text_hashes(table.column("barcode")) ^ salt)
             rows = selection.rows(i)
             chosen = slice(None) if rows is None else rows
+            self.nearly_empty += int(near[chosen].sum())
             self.sources.update(entry.sources[at].key for at in np.unique(part[chosen]).tolist())
             ids = table.column("cell_id").to_numpy().astype(np.uint64)
             # Nearly empty cells are often equal: their barcodes spread them.
@@ -209,17 +216,24 @@ def _common(left: U64, right: U64) -> int:
     return int(np.isin(right[:, 0], left[:, 0]).sum())
 
 
-def _donor_column(a: Selection, b: Selection, wanted: str | None) -> str:
-    if wanted is not None:
-        for side in (a, b):
-            side.snapshot.check_columns([wanted])
-        return wanted
-    return next((name for name in DONOR_COLUMNS if name in a.snapshot.columns and name in b.snapshot.columns), "")
+def _donor_columns(a: Selection, b: Selection, wanted: Sequence[str]) -> tuple[str, ...]:
+    if len(wanted) > 2:
+        raise ConfigError("Two things are compared.", where="donor", fix="Name one column, or that of A and that of B.")
+    if wanted:
+        columns = wanted[0], wanted[-1]
+        for side, column in zip((a, b), columns, strict=True):
+            side.snapshot.check_columns([column])
+        return columns
+    ours, theirs = ([name for name in DONOR_COLUMNS if name in side.snapshot.columns] for side in (a, b))
+    both = [name for name in ours if name in theirs]
+    if both:
+        return both[0], both[0]
+    return (ours[0], theirs[0]) if ours and theirs else ()
 
 
 def _donors(selection: Selection, column: str) -> set[tuple[str, str]]:
     """Return data set and name of each donor: as many as there are donors, not as there are cells."""
-    return set(_donor_names(selection, column))
+    return set(_donor_names(selection, column)) if column else set()
 
 
 def _donor_names(selection: Selection, column: str) -> Iterator[tuple[str, str]]:

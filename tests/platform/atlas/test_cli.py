@@ -6,9 +6,10 @@ import anndata as ad
 import pytest
 from typer.testing import CliRunner
 
+from cellmill.atlas import Atlas
 from cellmill.atlas.cli import app
 from cellmill.errors import AtlasError, ConfigError, IntegrityError
-from tests.platform.atlas.builders import small_atlas
+from tests.platform.atlas.builders import add_shard, random_counts, small_atlas
 
 
 def run(*arguments: str) -> Any:
@@ -108,3 +109,16 @@ def test_verify_fails_on_damage(tmp_path: Path) -> None:
     (tmp_path / atlas.snapshot().shards[0].shard_path / "X/data/c/0").unlink()
     with pytest.raises(IntegrityError, match="damaged"):
         run("verify", str(tmp_path))
+
+
+def test_a_data_set_shows_the_licences_of_all_its_sources(tmp_path: Path) -> None:
+    atlas = Atlas.create(tmp_path)
+    atlas.commit(
+        [
+            add_shard(atlas, "both", random_counts(10, 30, seed=seed), licence=licence)
+            for seed, licence in enumerate(["MIT", "CC-BY-NC-4.0"])
+        ]
+    )
+    for row in (run("show", str(tmp_path))["datasets"]["both"], run("show", str(tmp_path), "--dataset", "both")):
+        assert row["licence"] == "CC-BY-NC-4.0, MIT"
+        assert sorted(source["licence"] for source in row["sources"]) == ["CC-BY-NC-4.0", "MIT"]

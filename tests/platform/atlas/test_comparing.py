@@ -92,6 +92,7 @@ def test_leakage_is_what_sets_say(tmp_path_factory: Any, left: Any, right: Any, 
             pairs[f"d{first[key]}", f"d{dataset}"] += 1
     assert {(pair.a, pair.b): pair.cells for pair in found.by_dataset} == dict(pairs)
     assert found.equal_cells == pairs.total()
+    assert found.nearly_empty == sum(cell[2] for cell in left + right)
     names = {(cell[3], cell[1]) for cell in left}
     assert found.same_barcodes == sum((cell[3], cell[1]) in names for cell in right)
     assert set(found.datasets) == {f"d{d}" for d in {c[3] for c in left} & {c[3] for c in right}}
@@ -108,6 +109,25 @@ def test_leakage_of_two_splits(tmp_path: Path) -> None:
     assert apart.datasets == ("alpha",)
     split = find_leakage(*pair("dataset = 'alpha' and age < 30", "dataset = 'alpha' and age >= 20"))
     assert (split.same_cells, split.equal_cells, split.same_barcodes) == (10, 10, 10)
-    assert (split.donor_column, split.donors, split.clean) == ("donor", ("alpha: d1", "alpha: d2"), False)
+    assert (split.donor_columns, split.donors, split.clean) == (("donor", "donor"), ("alpha: d1", "alpha: d2"), False)
     with pytest.raises(ConfigError, match="no column 'person'"):
         find_leakage(*pair("donor = 'd1'", "donor = 'd2'"), donor="person")
+
+
+def test_donors_are_compared_though_their_columns_have_other_names(tmp_path: Path) -> None:
+    sides = []
+    for column, start in (("donor_id", 0), ("donor", 1)):
+        atlas = Atlas.create(tmp_path / column)
+        names = [f"D{start + i % 2}" for i in range(10)]
+        obs = {column: names, "person": names, f"own_{column}": names}
+        atlas.commit([add_shard(atlas, "same", random_counts(10, 30, seed=start), obs=obs)])
+        sides.append(atlas.snapshot().select())
+    named = [None, "person", ("own_donor_id", "own_donor")]
+    expected = [("donor_id", "donor"), ("person", "person"), ("own_donor_id", "own_donor")]
+    for donor, columns in zip(named, expected, strict=True):
+        found = find_leakage(*sides, donor=donor)
+        assert (found.donor_columns, found.donors, found.clean) == (columns, ("same: D1",), False)
+    with pytest.raises(ConfigError, match="no column 'own_donor'"):
+        find_leakage(*sides, donor="own_donor")
+    with pytest.raises(ConfigError, match="Two things"):
+        find_leakage(*sides, donor=["person"] * 3)

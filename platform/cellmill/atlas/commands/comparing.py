@@ -52,11 +52,14 @@ def leakage(
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="Predicate for A; given again, for B.")
     ] = None,
-    donor: Annotated[str | None, typer.Option("--donor", help="Column with the donor; found by default.")] = None,
+    donor: Annotated[
+        list[str] | None,
+        typer.Option("--donor", help="Column with the donor; given again, that of B. Found by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Report what two snapshots, or two parts of one, have in common: cells, barcodes, donors, data sets."""
-    from cellmill.atlas.leakage import find_leakage
+    from cellmill.atlas.leakage import NEARLY_EMPTY, find_leakage
 
     predicates = where or []
     if len(predicates) not in (0, 2) or (second is None and not predicates):
@@ -78,18 +81,23 @@ def leakage(
         console.print(f"Cells of B whose counts equal those of a cell of A: {found.equal_cells:,} ({share:.2%})")
         for pair in found.by_dataset:
             console.print(f"  {pair.cells:,} of {pair.b} are in {pair.a}")
+        if found.nearly_empty:
+            console.print(
+                f"{found.nearly_empty:,} cells with fewer than {NEARLY_EMPTY} genes were compared by barcode as well"
+            )
         console.print(f"Cells of B that are cells of A, by source and row: {found.same_cells:,}")
         console.print(f"Cells of B with data set and barcode of a cell of A: {found.same_barcodes:,}")
         console.print(f"Data sets in both: {', '.join(found.datasets) or 'none'}")
-        if found.donor_column:
-            console.print(f"Donors in both ({found.donor_column}): {found.n_donors:,}  {', '.join(found.donors[:10])}")
+        if found.donor_columns:
+            columns = " and ".join(dict.fromkeys(found.donor_columns))
+            console.print(f"Donors in both ({columns}): {found.n_donors:,}  {', '.join(found.donors[:10])}")
             if found.donor_names:
                 console.print(f"Donors of one name in different data sets: {', '.join(found.donor_names[:10])}")
         else:
-            console.print("Donors: neither has a column that is known; name it with --donor")
+            console.print("Donors: not both have a column that is known; name it with --donor")
         if not found.clean:
             console.print("B is not independent of A.", style="yellow")
-        elif found.donor_column:
+        elif found.donor_columns:
             console.print("No cell and no donor is in both.", style="green")
         else:
             console.print("No cell is in both; whether donors are is not known.")

@@ -88,18 +88,20 @@ def _datasets(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
                     "shards": 0,
                     "bytes": 0,
                     "organism": part.organism,
-                    "licence": part.licence,
+                    "licence": "",
                     "sources": [],
                 },
             )
             row["cells"] += part.n_cells
             # Of a shard that several data sets share, each has its share by cells.
             row["bytes"] += entry.bytes * part.n_rows // entry.n_rows
-            source = {"url": part.source_url, "sha256": part.source_sha256}
+            source = {"url": part.source_url, "sha256": part.source_sha256, "licence": part.licence}
             if source not in row["sources"]:
                 row["sources"].append(source)
         for name in entry.datasets:
             datasets[name]["shards"] += 1
+    for row in datasets.values():
+        row["licence"] = ", ".join(sorted({source["licence"] for source in row["sources"]}))
     return dict(sorted(datasets.items()))
 
 
@@ -123,6 +125,7 @@ def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
             console.print(
                 f"  counts in {report['counts']}; {report['cells_in']:,} cells in, {report['cells_out']:,} kept"
             )
+            console.print(f"  licence {report['licence']}")
             for reason, n in report["dropped"].items():
                 console.print(f"  {n:,} left out: {reason}")
             genes = report["genes"]
