@@ -15,7 +15,8 @@ from cellmill.store_errors import ShortAnswerError
 
 RETRIES = 5
 RETRY_S = 60
-"""How often, and for how long, one request is tried again."""
+FIRST_PAUSE_S = 0.1
+"""How often, and for how long, one request is tried again, and the pause before the first time."""
 
 SILENCE_S = 30.0
 """How long a connection may bring nothing."""
@@ -42,7 +43,7 @@ def open_store(url: str) -> Any:
         retry_config={
             "max_retries": RETRIES,
             "retry_timeout": timedelta(seconds=RETRY_S),
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5)},
+            "backoff": {"init_backoff": timedelta(seconds=FIRST_PAUSE_S), "max_backoff": timedelta(seconds=5)},
         },
         client_options={
             "timeout": "600s",

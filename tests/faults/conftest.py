@@ -7,8 +7,16 @@ from contextlib import ExitStack
 
 import pytest
 
+from cellmill import remote_store, store_errors
 from tests.faults.flaky_proxy import FAULTS
 from tests.faults.s3_server import environment, make_bucket, process
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again soon: the servers of these tests are well again at once."""
+    monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture(scope="session")

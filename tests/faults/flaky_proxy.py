@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(status, headers, content[: len(content) // 2])
         else:
             if fault == "slow":
-                time.sleep(0.2)
+                time.sleep(0.05)
             self._answer(status, headers, content)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from cellmill import store_errors
 from cellmill.atlas import Atlas
 from cellmill.atlas.compacting import compact
 from cellmill.atlas.withdrawing import remove
@@ -18,9 +17,8 @@ from tests.platform.atlas.test_compacting import cells_of, make
 
 
 def test_an_atlas_in_an_object_store_is_compacted_whatever_requests_are_lost(
-    bucket: str, tmp_path: Path, flaky: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, flaky: Callable[..., str]
 ) -> None:
-    monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
     local = make(tmp_path / "atlas")
     here, there = Storage.open(local.url), Storage.open(f"{bucket}/atlas")
     for key in here.list():

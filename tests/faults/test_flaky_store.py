@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import requests
 
-from cellmill import store_errors
 from cellmill.atlas import Atlas
 from cellmill.errors import SourceError, StorageError
 from cellmill.ingestion import ingest
@@ -21,11 +20,6 @@ from tests.platform.atlas.test_atlas import row
 
 Flaky = Callable[..., str]
 BODY = bytes(range(256)) * 40
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -35,11 +35,10 @@ SCHEMES = ("s3", "http")
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3_server: str) -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s3_server: str) -> None:
     for key, value in environment(s3_server).items():
         monkeypatch.setenv(key, value)
     monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr("cellmill.remote_store.SILENCE_S", 0.25)
     monkeypatch.setattr("cellmill.ingestion.sources.web_file._READ_S", 0.25)
     monkeypatch.setattr(remote, "_FIRST_PAUSE_S", 0.01)

@@ -31,7 +31,6 @@ LAYOUTS = ("zarr", "arrow", "anndata")
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(store_errors, "_FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv("CELLMILL_CACHE", str(tmp_path / "cache"))
     forget()
 
