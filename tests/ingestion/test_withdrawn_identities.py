@@ -135,7 +135,7 @@ def test_exact_copies_in_another_file_without_the_column(tmp_path: Path, capsys:
     path = write(copies, tmp_path / "copies.h5ad")
     settings = config(tmp_path / "atlas", path, source={"obs": "all"}, duplicates={"policy": "keep"})
     assert ingest(settings).reports[0].dropped == {KNOWN: 10}
-    assert "withdrawal 1 names donor, which this source does not have" in capsys.readouterr().err
+    assert "\ncopies: withdrawal 1 names donor, which this source does not have" in capsys.readouterr().err
     assert names(atlas) == sorted([*without(adata) * 2, *make_adata(5, seed=77).obs_names])
     atlas.verify().check()
 

@@ -106,8 +106,9 @@ def tell_untold(plans: Iterable[SourcePlan], withdrawals: Sequence[Standing]) ->
         for one in withdrawals:
             for name in lacking(one.withdrawal, plan.dataset, plan.columns)[:1]:
                 console.print(
-                    f"[yellow]{plan.dataset}: withdrawal {one.number} names {name}, which this source does not have: "
-                    "only exact copies of its cells were looked for.[/yellow]",
+                    f"{plan.dataset}: withdrawal {one.number} names {name}, which this source does not have: "
+                    "only exact copies of its cells were looked for.",
+                    style="yellow",
                     soft_wrap=True,
                 )
 
