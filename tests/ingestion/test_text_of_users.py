@@ -29,7 +29,7 @@ WHERE = 'donor in ["[/b]MIT", "benzo[a]pyrene", "[red]x[/red]"] and age < 5'
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Say:
-    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setattr(console.console, "_width", 1000)  # the console asked for COLUMNS when it was made
 
     def run(*arguments: str, code: int = 0) -> str:
         monkeypatch.setattr(sys, "argv", ["cellmill", *arguments])
