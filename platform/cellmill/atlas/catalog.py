@@ -270,7 +270,7 @@ class Catalog:
 
     def _read(self, path: str) -> list[ShardEntry]:
         """Return the rows of one catalog file; these never change, so each is read once."""
-        # Not DeltaTable.to_pyarrow_table: its threads can abort the interpreter when it ends.
+        # Neither DeltaTable.to_pyarrow_table nor read_table: their threads can abort the interpreter when it ends.
         if path not in self._files:
             where = self.storage.join(f"{_FOLDER}/{path}")
             try:
@@ -279,7 +279,7 @@ class Catalog:
                 raise IntegrityError("A file of the catalog is missing.", where=where) from error
             if hashlib.sha256(content).hexdigest()[:32] != path[:32]:
                 raise IntegrityError("A file of the catalog is damaged.", where=where)
-            self._files[path] = from_table(pq.read_table(BytesIO(content), use_threads=False))
+            self._files[path] = from_table(pq.ParquetFile(BytesIO(content)).read(use_threads=False))
         return self._files[path]
 
 

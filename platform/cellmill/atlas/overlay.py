@@ -91,7 +91,7 @@ def _read(storage: Storage, path: str, digest: str) -> Overlay:
         content = storage.get(path)
         if not is_sealed(content):
             raise ValueError("its bytes do not have the checksum they were written with")
-        table = pq.read_table(BytesIO(content), use_threads=False)
+        table = pq.ParquetFile(BytesIO(content)).read(use_threads=False)
         rows, hidden = table.column("row").to_numpy(), table.column("hidden").to_numpy()
     except (SourceError, ValueError, pa.ArrowException, KeyError, OSError) as error:
         what = error.what if isinstance(error, SourceError) else f"{error}."

@@ -178,7 +178,7 @@ def read_taken(storage: Storage, number: int, name: str) -> Taken:
         raise _damaged(storage, key, "missing") from error
     if _name(content) != name:
         raise _damaged(storage, key, "damaged")
-    return Taken(pq.read_table(BytesIO(content), schema=SCHEMA, use_threads=False))
+    return Taken(pq.ParquetFile(BytesIO(content)).read(use_threads=False))
 
 
 def taken_key(number: int, name: str) -> str:

@@ -21,7 +21,7 @@ AMBIGUOUS = -2
 def read_table(name: str) -> pd.DataFrame:
     """Return one of the bundled tables, such as ``human_genes`` or ``orthologs``."""
     data = files("cellmill.genes").joinpath("data", f"{name}.parquet").read_bytes()
-    table: pd.DataFrame = pq.read_table(BytesIO(data)).to_pandas()
+    table: pd.DataFrame = pq.ParquetFile(BytesIO(data)).read(use_threads=False).to_pandas()
     return table
 
 

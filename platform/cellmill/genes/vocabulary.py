@@ -175,7 +175,7 @@ def read_features(data: bytes, where: str) -> tuple[list[Feature], int]:
     try:
         if not is_sealed(data):
             raise OSError("its bytes do not have the checksum they were written with")
-        table = pq.read_table(BytesIO(data))
+        table = pq.ParquetFile(BytesIO(data)).read(use_threads=False)
         columns = [table.column(name).to_pylist() for name in _COLUMNS]
         tokens = table.column("token").to_numpy().astype(np.int64)
     except (pa.ArrowException, KeyError, OSError) as error:
