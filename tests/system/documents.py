@@ -16,8 +16,8 @@ def blocks(language: str, document: Path = README) -> list[str]:
 
 
 def configurations(document: Path = README) -> dict[str, str]:
-    """Return the YAML blocks by the file name in their first line."""
-    return {text.splitlines()[0].removeprefix("# "): text for text in blocks("yaml", document)}
+    """Return the YAML blocks by the file name in their first line, where a colon may follow it."""
+    return {text.splitlines()[0].removeprefix("# ").partition(":")[0]: text for text in blocks("yaml", document)}
 
 
 def commands(document: Path = README) -> list[str]:

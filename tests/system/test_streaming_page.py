@@ -9,11 +9,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cellmill.cli import app
+from cellmill.config import parse_config
 from cellmill.errors import DownloadError
 from cellmill.ingestion.datasets import fetch
+from cellmill.training import PretrainConfig
+from cellmill.training.conditions import ConditionsConfig
 from tests.system.documents import DOCS, blocks, configurations
 from tests.system.test_ingestion_page import NUMBER
 
@@ -52,6 +56,13 @@ def _run(command: str, shown: list[str]) -> None:
             continue
         missing = set(NUMBER.findall(line)) - set(NUMBER.findall(told))
         assert not missing, f"{command} does not print {missing}\n{told}"
+
+
+@pytest.mark.parametrize("name", ["drugs.yaml", "knockouts.yaml"])
+def test_configurations_of_conditions_are_valid(name: str) -> None:
+    told = {"name": "x", "output": "run", "atlas": "cells-atlas", "steps": 1}
+    found = parse_config(PretrainConfig, {**told, **yaml.safe_load(configurations(PAGE)[name])}, where=name)
+    assert isinstance(found.conditions, ConditionsConfig)
 
 
 def test_the_picture_is_that_of_a_plan() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,7 @@ from cellmill.stream import StreamConfig
 from cellmill.tokens import TokenConfig
 from cellmill.training.architecture import ArchitectureConfig
 from cellmill.training.checkpoint import CheckpointConfig
+from cellmill.training.conditions import ConditionsConfig
 from cellmill.training.schedule import OptimizerConfig
 from cellmill.training.workers import WorkersConfig
 
@@ -52,6 +53,9 @@ class TrainingConfig(Config):
         Genes that the model sees; None: all.
     variable
         Genes that ``tokens.sampling: variable_first`` takes first; 2,000 by default.
+    conditions
+        Conditions of tokens, see `ConditionsConfig`; None takes those of the model that the training goes on from, if
+        it has some; ``none`` trains without, and the new model knows none.
     stream
         Batch size, shuffling, and where data tasks run.
     model
@@ -74,6 +78,7 @@ class TrainingConfig(Config):
     snapshot: int | str | None = None
     panel: PanelConfig | None = None
     variable: PanelConfig | None = None
+    conditions: ConditionsConfig | Literal["none"] | None = None
     stream: StreamConfig = StreamConfig()
     model: ArchitectureConfig = ArchitectureConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -11,11 +11,13 @@ import numpy as np
 
 from cellmill.atlas import Atlas, Selection, read_snapshot
 from cellmill.errors import CheckpointError, ConfigError
+from cellmill.genes import Vocabulary
 from cellmill.lineage import Lineage
 from cellmill.models import ModelFolder
 from cellmill.runs import Run
 from cellmill.stream import as_text, class_counts
 from cellmill.training.checkpoint import newest
+from cellmill.training.conditions import TABLE as CONDITIONS
 from cellmill.training.config import FinetuneConfig
 from cellmill.training.decoder_labels import DecoderLabels
 from cellmill.training.evaluate import (
@@ -72,7 +74,8 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
     Raises
     ------
     ConfigError
-        A key is wrong, no cell is selected, training and test cells overlap, or there are fewer than two classes.
+        A key is wrong, no cell is selected, training and test cells overlap, there are fewer than two classes, or
+        the test cells have conditions that neither the training cells nor the model have.
     CheckpointError, ModelError, IntegrityError, GeneMappingError, ResourceError
         See `pretrain` and `start_from`.
     """
@@ -85,6 +88,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
     run = Run.create(config.output, "finetune", config, resume=resume)
     vocabulary = atlas.vocabulary()
     start = start_from(config, run=run.path, selection=train, vocabulary=vocabulary, n_classes=len(names))
+    _check_conditions(start, test, vocabulary)
     lineage = _lineage(config, run, train, start)
     run.lineage(lineage)
     job = Job(
@@ -100,10 +104,12 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             token_map=start.token_map,
             label=config.label,
             classes=names,
+            conditions=start.conditions,
         ),
         task="annotate",
         model=start.model,
         init=config.init.absolute() if config.init else None,
+        init_rows={} if start.conditions is None else {CONDITIONS: start.conditions.rows},
     )
     left_out = run_job(job, run, f"fine-tune {config.name}")
     lost: dict[str, dict[str, int]] = {"train": {}, "test": {}}
@@ -123,6 +129,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
     _draw(run, held_out.labels, predictions[main], names)
     tables = {method: found.model_dump() for method, found in scores.items()}
     kept = {} if start.folder is None else DecoderLabels.read(start.folder.labels).document()
+    kept |= {} if start.conditions is None else start.conditions.known.document()
     model = write_model(
         job,
         run,
@@ -140,6 +147,7 @@ def finetune(config: FinetuneConfig, *, resume: bool = False) -> FinetuneResult:
             "classes": names,
             "unlabelled": unlabelled,
             "never_drawn_cells": left_out,
+            **({} if start.conditions is None else {"cells_without_condition": start.conditions.n_without}),
             "skipped_cells": job.skipped(),
             "panel_skipped_cells": panel_skipped(run.path),
             "scores_skipped_cells": lost,
@@ -177,6 +185,14 @@ def _require_apart(train: Selection, test: Selection) -> None:
         )
 
 
+def _check_conditions(start: Start, test: Selection, vocabulary: Vocabulary) -> None:
+    """Refuse test cells whose conditions the model will not know."""
+    if start.conditions is not None:
+        known = start.conditions.known
+        values = [value for value in class_counts(test, known.rule.by) if not known.rule.is_none(value)]
+        known.channel(values, vocabulary, start.panel, where=f"test_where: column {known.rule.by!r}")
+
+
 def _classes(train: Selection, label: str) -> tuple[tuple[str, ...], int]:
     """Return the classes of the training cells, and the number of cells that have none."""
     names = class_counts(train, label)
@@ -210,8 +226,15 @@ def _predict(job: Job, start: Start, cells: _Labelled) -> Sequence[str]:
         raise CheckpointError("The run has no complete checkpoint.", where=str(job.run), fix="Start it again.")
     model = CellModel(job.model)
     model.load_state_dict(weights_of(found))
-    network = Network(model, vocabulary=start.vocabulary, preprocessing=start.preprocessing, classes=job.cells.classes)
-    labels: Sequence[str] = network.annotate(network.prepare(cells.cells).block).labels.tolist()
+    network = Network(
+        model,
+        vocabulary=start.vocabulary,
+        preprocessing=start.preprocessing,
+        classes=job.cells.classes,
+        conditions=None if start.conditions is None else start.conditions.known,
+    )
+    query = network.prepare(cells.cells)
+    labels: Sequence[str] = network.annotate(query.block, query.conditions).labels.tolist()
     return labels
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anndata as ad
@@ -16,10 +16,11 @@ from cellmill.config import parse_config
 from cellmill.errors import ModelError
 from cellmill.genes import Vocabulary
 from cellmill.models import ModelFolder, load_model
-from cellmill.tokens import CellBlock, Modalities, PackedBatch, TokenConfig, Tokeniser
+from cellmill.tokens import CellBlock, Conditions, Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training.collation import Collator
+from cellmill.training.conditions import CONDITION, KnownConditions
 from cellmill.training.model import CellModel, ModelConfig
-from cellmill.training.preprocessing import Preprocessing, kept_tokens
+from cellmill.training.preprocessing import Preprocessing, first_tokens
 from cellmill.training.query import Query, to_query
 
 EMBEDDING, LABEL, CONFIDENCE, ABOUT = "X_cellmill", "cellmill_label", "cellmill_confidence", "cellmill"
@@ -57,6 +58,8 @@ class Network:
         How cells become tokens.
     classes
         Names of its classes, if it has a classifier.
+    conditions
+        What it knows of conditions of cells; None for nothing.
     device
         Where to compute; a GPU if there is one.
     token_capacity
@@ -70,6 +73,7 @@ class Network:
         vocabulary: Vocabulary,
         preprocessing: Preprocessing,
         classes: Sequence[str] = (),
+        conditions: KnownConditions | None = None,
         device: str | None = None,
         token_capacity: int = 32_768,
     ) -> None:
@@ -78,28 +82,40 @@ class Network:
         self.classes = tuple(classes)
         self.panel = preprocessing.panel_tokens(vocabulary)
         self._model = model.to(self.device).eval()
-        self._tokeniser = Tokeniser(
-            for_inference(preprocessing.tokens),
-            self.panel,
-            always=kept_tokens(preprocessing.tokens, vocabulary, self.panel),
-            prefer=preprocessing.variable_tokens(vocabulary),
-            modalities=Modalities.of(vocabulary),
-        )
+        self._conditions = conditions
+        self._preprocessing = preprocessing
+        self._modalities = Modalities.of(vocabulary)
+        self._tokeniser = self._make_tokeniser(None)
         self._capacity = token_capacity
         self._collate = Collator(self.device, "cell", model.config)
 
     def prepare(self, adata: ad.AnnData, *, counts: str = "auto") -> Query:
-        """Find the counts, map the genes to the model's, and refuse what does not fit; see `to_query`."""
-        return to_query(adata, self.vocabulary, self.panel, place=counts)
+        """Find the counts, map the genes to the model's, and refuse what does not fit; see `to_query`.
 
-    def embed(self, block: CellBlock) -> npt.NDArray[np.float32]:
-        """Return one vector of length 1 for each cell, float32[n, d]."""
+        A model that knows conditions takes those of the cells from the column of ``obs`` that it learnt them from;
+        without the column cells have none.
+
+        Raises
+        ------
+        ConfigError, GeneMappingError
+            See `to_query` and `KnownConditions.of_query`.
+        """
+        query = to_query(adata, self.vocabulary, self.panel, place=counts)
+        found = None if self._conditions is None else self._conditions.of_query(adata.obs, self.vocabulary, self.panel)
+        if found is None:
+            return query
+        channel, codes, n_with = found
+        block = replace(query.block, labels={CONDITION: codes})
+        return Query(block, query.report.model_copy(update={"cells_with_condition": n_with}), channel)
+
+    def embed(self, block: CellBlock, conditions: Conditions | None = None) -> npt.NDArray[np.float32]:
+        """Return one vector of length 1 for each cell, float32[n, d]; conditions are those of `prepare`."""
         with torch.inference_mode():
-            cells = [torch.nn.functional.normalize(cell.float(), dim=-1) for cell in self._cells(block)]
+            cells = [torch.nn.functional.normalize(cell.float(), dim=-1) for cell in self._cells(block, conditions)]
             return np.asarray(torch.cat(cells).cpu().numpy(), dtype=np.float32)
 
-    def annotate(self, block: CellBlock) -> Annotation:
-        """Return the class of each cell with its probability.
+    def annotate(self, block: CellBlock, conditions: Conditions | None = None) -> Annotation:
+        """Return the class of each cell with its probability; conditions are those of `prepare`.
 
         Raises
         ------
@@ -108,7 +124,7 @@ class Network:
         """
         self.require_classes()
         with torch.inference_mode():
-            logits = [self._model.classify(cell).float() for cell in self._cells(block)]
+            logits = [self._model.classify(cell).float() for cell in self._cells(block, conditions)]
             probabilities = torch.cat(logits).softmax(-1).cpu().numpy()
         best = probabilities.argmax(axis=1)
         names = np.asarray(self.classes, dtype=object)
@@ -129,8 +145,24 @@ class Network:
                 fix="Fine-tune it with `cellmill finetune`, or give a model that was.",
             )
 
-    def _cells(self, block: CellBlock) -> Iterator[torch.Tensor]:
-        packed = self._tokeniser.tokenise(block, seed=0, epoch=0)
+    def _make_tokeniser(self, conditions: Conditions | None) -> Tokeniser:
+        """Return what makes tokens; genes that were marked in training or are by these conditions stay in a cell."""
+        known, kept = self._conditions, self._preprocessing
+        marked = self.vocabulary.lookup(() if known is None else known.marked).astype(np.uint32)
+        if conditions is not None:
+            marked = np.concatenate([marked, conditions.token])
+        return Tokeniser(
+            for_inference(kept.tokens),
+            self.panel,
+            always=first_tokens(kept.tokens, self.vocabulary, self.panel, marked),
+            prefer=kept.variable_tokens(self.vocabulary),
+            modalities=self._modalities,
+            conditions=conditions,
+        )
+
+    def _cells(self, block: CellBlock, conditions: Conditions | None) -> Iterator[torch.Tensor]:
+        tokeniser = self._tokeniser if conditions is None else self._make_tokeniser(conditions)
+        packed = tokeniser.tokenise(block, seed=0, epoch=0)
         for part in _parts(packed, self._capacity):
             (batch,) = self._collate([part]).arrive()
             yield self._model(batch, readout="cell").cell
@@ -166,6 +198,7 @@ class Predictor(Network):
             vocabulary=self.folder.vocabulary,
             preprocessing=preprocessing,
             classes=self.folder.labels.get("classes", ()),
+            conditions=KnownConditions.read(self.folder.labels, where=str(where / "labels.json")),
             device=device,
             token_capacity=token_capacity,
         )
@@ -191,7 +224,7 @@ def embed(adata: ad.AnnData, model: ModelFolder | Path | str, *, counts: str = "
     predictor = Predictor(model)
     query = predictor.prepare(adata, counts=counts)
     result = adata.copy()
-    result.obsm[EMBEDDING] = predictor.embed(query.block)
+    result.obsm[EMBEDDING] = predictor.embed(query.block, query.conditions)
     result.uns[ABOUT] = _about(predictor, query)
     return result
 
@@ -204,7 +237,7 @@ def annotate(adata: ad.AnnData, model: ModelFolder | Path | str, *, counts: str 
     predictor = Predictor(model)
     predictor.require_classes()
     query = predictor.prepare(adata, counts=counts)
-    annotation = predictor.annotate(query.block)
+    annotation = predictor.annotate(query.block, query.conditions)
     result = adata.copy()
     result.obs[LABEL] = pd.Categorical(annotation.labels, categories=list(predictor.classes))
     result.obs[CONFIDENCE] = annotation.confidence

@@ -20,12 +20,13 @@ from cellmill.tokens import Modalities, PackedBatch, TokenConfig, Tokeniser
 from cellmill.training import checkpoint
 from cellmill.training.agreement import Agreement
 from cellmill.training.collation import Collator
+from cellmill.training.conditions import CONDITION, TrainingConditions
 from cellmill.training.config import TrainingConfig
 from cellmill.training.decoder_labels import BATCH, DecoderLabels
 from cellmill.training.engine import Engine
 from cellmill.training.loop import LoopConfig, run_loop
 from cellmill.training.model import CellModel, ModelConfig
-from cellmill.training.preprocessing import kept_tokens
+from cellmill.training.preprocessing import first_tokens
 from cellmill.training.skipping import skipped_by_all
 from cellmill.training.task import LABEL, TaskName, Trainee, build_task
 from cellmill.training.warm_start import grown
@@ -70,6 +71,8 @@ class Cells:
         equal. Tokens without a place in the model are not in the panel.
     label, classes
         Column of the cells and its classes, for annotation.
+    conditions
+        Of the cells; None for none.
     """
 
     atlas: str
@@ -81,6 +84,7 @@ class Cells:
     token_map: npt.NDArray[np.int64] | None = None
     label: str | None = None
     classes: tuple[str, ...] = ()
+    conditions: TrainingConditions | None = None
 
 
 @dataclass(frozen=True)
@@ -186,13 +190,20 @@ class Job:
         labels = {LABEL: (self.cells.label, self.cells.classes)} if self.cells.label is not None else {}
         if self.decoder_labels.column is not None:
             labels[BATCH] = (self.decoder_labels.column, self.decoder_labels.batches)
+        conditions = self.cells.conditions
+        if conditions is not None:
+            labels[CONDITION] = (conditions.known.rule.by, conditions.classes)
+        channel = None if conditions is None else conditions.channel
         vocabulary = atlas.vocabulary()
         tokeniser = Tokeniser(
             self.cells.tokens,
             self.cells.panel,
-            always=kept_tokens(self.cells.tokens, vocabulary, self.cells.panel),
+            always=first_tokens(
+                self.cells.tokens, vocabulary, self.cells.panel, None if channel is None else channel.token
+            ),
             prefer=self.cells.prefer,
             modalities=Modalities.of(vocabulary),
+            conditions=channel,
         )
         found = checkpoint.newest(self.run / CHECKPOINTS)
         lanes = self.config.stream.lanes if found is None else int(found.marker.plan["lanes"])

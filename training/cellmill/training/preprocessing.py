@@ -110,6 +110,24 @@ def kept_tokens(
     return found.astype(np.uint32)
 
 
+def first_tokens(
+    tokens: TokenConfig,
+    vocabulary: Vocabulary,
+    panel: npt.NDArray[np.uint32] | None,
+    marked: npt.NDArray[np.uint32] | None,
+) -> npt.NDArray[np.uint32] | None:
+    """Return the tokens that a cell keeps whatever else it has: those of `kept_tokens`, and those with a condition.
+
+    Raises
+    ------
+    ConfigError
+        See `kept_tokens`.
+    """
+    kept = kept_tokens(tokens, vocabulary, panel)
+    found = [part for part in (kept, marked) if part is not None and part.size]
+    return np.unique(np.concatenate(found)) if found else None
+
+
 def panel_ids(panel: npt.NDArray[np.uint32] | None, vocabulary: Vocabulary) -> tuple[str, ...] | None:
     """Return the feature ids of tokens."""
     return None if panel is None else tuple(vocabulary.ids[int(token) - N_SPECIALS] for token in panel)

@@ -12,6 +12,8 @@ from cellmill.lineage import Lineage
 from cellmill.models import ModelFolder, load_model, save_model
 from cellmill.runs import Run
 from cellmill.training.checkpoint import newest
+from cellmill.training.conditions import TABLE as CONDITIONS
+from cellmill.training.conditions import KnownConditions, training_conditions
 from cellmill.training.config import PretrainConfig
 from cellmill.training.decoder_labels import DecoderLabels, decoder_labels
 from cellmill.training.evaluate import loss_figure
@@ -61,9 +63,9 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     Raises
     ------
     ConfigError
-        A key is wrong, no cell is selected, or the directory holds another run.
+        A key is wrong, no cell is selected, or the directory holds another run; see also `training_conditions`.
     ModelError, IntegrityError, GeneMappingError
-        See `warm_start`.
+        See `warm_start` and `training_conditions`.
     CheckpointError
         The run cannot be resumed under this configuration.
     ResourceError
@@ -75,6 +77,7 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     vocabulary = atlas.vocabulary()
     start = warm_start(config, vocabulary)
     before = None if start is None else DecoderLabels.read(start.folder.labels)
+    knew = None if start is None else KnownConditions.read(start.folder.labels, where=str(start.folder.path))
     told = decoder_labels(config, selection, vocabulary, before)
     if start is not None:
         model_config = start.model.model_copy(update=told.sizes())
@@ -94,15 +97,27 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
     skip = config.stream.on_corrupt == "skip"
     panel = choose_panel(run.path, selection, vocabulary, config.panel, skip=skip)
     variable = choose_variable(run.path, selection, vocabulary, config.variable, config.tokens, skip=skip)
+    conditions = training_conditions(config.conditions, knew, selection, vocabulary, panel, config.tokens)
+    if conditions is not None:
+        model_config = model_config.model_copy(update={"n_conditions": len(conditions.known.names)})
+    rows = {} if start is None or before is None else {GENES: start.rows, **told.rows(before)}
     job = Job(
         run=run.path,
         config=config,
-        cells=Cells(atlas.url, selection.snapshot.version, config.where, config.tokens, panel, variable),
+        cells=Cells(
+            atlas=atlas.url,
+            snapshot=selection.snapshot.version,
+            where=config.where,
+            tokens=config.tokens,
+            panel=panel,
+            prefer=variable,
+            conditions=conditions,
+        ),
         task="generate",
         model=model_config,
         init=None if start is None else start.folder.path,
         cell_prompt_after=config.cell_prompt_after,
-        init_rows={} if start is None or before is None else {GENES: start.rows, **told.rows(before)},
+        init_rows={**rows, **({} if start is None or conditions is None else {CONDITIONS: conditions.rows})},
         decoder_labels=told,
     )
     left_out = run_job(job, run, f"pretrain {config.name}")
@@ -115,13 +130,14 @@ def pretrain(config: PretrainConfig, *, resume: bool = False) -> PretrainResult:
         preprocessing=Preprocessing(
             tokens=config.tokens, panel=panel_ids(panel, vocabulary), variable=panel_ids(variable, vocabulary)
         ),
-        labels=told.document(),
+        labels={**told.document(), **({} if conditions is None else conditions.known.document())},
         metrics={"pretraining": {name: value for name, value in metrics.items() if name in ("loss", "mre", *PARTS)}},
         lineage=lineage,
     )
     new = {} if start is None else {"features new to the model": start.n_new}
     skipped = {"skipped_cells": job.skipped(), "panel_skipped_cells": panel_skipped(run.path)}
-    facts = {"cells": selection.n_cells, "never_drawn_cells": left_out, **skipped, **new}
+    without = {} if conditions is None else {"cells_without_condition": conditions.n_without}
+    facts = {"cells": selection.n_cells, "never_drawn_cells": left_out, **skipped, **new, **without}
     run.summary({**facts, "model": str(model.path), "model_digest": model.digest, **metrics})
     run.close()
     return PretrainResult(run, model, metrics)

@@ -14,7 +14,7 @@ from cellmill.config import Config
 from cellmill.counts import check_counts
 from cellmill.errors import CountsError, GeneMappingError, ModelError
 from cellmill.genes import GeneConfig, Vocabulary, detect_organism, harmonise
-from cellmill.tokens import CellBlock
+from cellmill.tokens import CellBlock, Conditions
 
 SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_names")
 MIN_GENES_KNOWN = 0.1
@@ -42,6 +42,8 @@ class QueryReport(Config):
         Genes that the model looks at.
     umis_used
         Share of the query's UMIs in those genes.
+    cells_with_condition
+        Cells that have a condition which the model was told.
     """
 
     counts_from: str
@@ -50,14 +52,16 @@ class QueryReport(Config):
     genes_used: int
     genes_of_model: int
     umis_used: float
+    cells_with_condition: int = 0
 
 
 @dataclass(frozen=True)
 class Query:
-    """Cells in the tokens of a model, and what became of their genes."""
+    """Cells in the tokens of a model, what became of their genes, and their conditions, if the model knows any."""
 
     block: CellBlock
     report: QueryReport
+    conditions: Conditions | None = None
 
 
 def find_counts(adata: ad.AnnData, place: str = "auto") -> tuple[sparse.csr_matrix, Any, str]:

@@ -14,6 +14,7 @@ from cellmill.errors import GeneMappingError
 from cellmill.genes import N_SPECIALS, Vocabulary
 from cellmill.models import ModelFolder, load_model
 from cellmill.tokens import TokenConfig
+from cellmill.training.conditions import KnownConditions, TrainingConditions, training_conditions
 from cellmill.training.config import FinetuneConfig
 from cellmill.training.inference import for_inference
 from cellmill.training.model import ModelConfig
@@ -41,6 +42,8 @@ class Start:
         int64[size of the atlas' vocabulary]: token in the model of each token in the atlas; None where equal.
     preprocessing
         What the model folder will say.
+    conditions
+        Of the training cells; None for none.
     """
 
     folder: ModelFolder | None
@@ -50,6 +53,7 @@ class Start:
     prefer: npt.NDArray[np.uint32] | None
     token_map: npt.NDArray[np.int64] | None
     preprocessing: Preprocessing
+    conditions: TrainingConditions | None
 
 
 def start_from(
@@ -75,28 +79,30 @@ def start_from(
     ModelError, IntegrityError
         The pretrained model is missing or damaged.
     GeneMappingError
-        The atlas has none of the model's genes.
+        The atlas has none of the model's genes; see also `training_conditions`.
     ConfigError
-        The configuration changes what the pretrained weights fix.
+        The configuration changes what the pretrained weights fix; see also `training_conditions`.
     """
     skip = config.stream.on_corrupt == "skip"
     own_panel = choose_panel(run, selection, vocabulary, config.panel, skip=skip)
     if config.init is None:
         tokens = config.tokens or TokenConfig()
-        shape = config.model.resolve(n_tokens=vocabulary.size, n_bins=tokens.n_bins, n_classes=n_classes)
+        conditions = training_conditions(config.conditions, None, selection, vocabulary, own_panel, tokens)
+        shape = config.model.resolve(
+            n_tokens=vocabulary.size, n_bins=tokens.n_bins, n_classes=n_classes, **_sizes(conditions)
+        )
         check_values(shape, tokens)
         prefer = choose_variable(run, selection, vocabulary, config.variable, tokens, skip=skip)
         kept = Preprocessing(
             tokens=tokens, panel=panel_ids(own_panel, vocabulary), variable=panel_ids(prefer, vocabulary)
         )
-        return Start(None, shape, vocabulary, own_panel, prefer, None, kept)
+        return Start(None, shape, vocabulary, own_panel, prefer, None, kept, conditions)
     folder = load_model(config.init)
     where = str(folder.path)
     pretrained = parse_config(ModelConfig, dict(folder.config), where=where)
     before = parse_config(Preprocessing, dict(folder.preprocessing), where=where)
     tokens = config.tokens or for_inference(before.tokens)
     check_values(pretrained, tokens)
-    shape = config.model.change(pretrained, n_classes=n_classes)
     token_map = map_tokens(vocabulary, folder.vocabulary)
     if own_panel is None and before.panel is not None:
         own_panel = _there(before.panel, vocabulary)
@@ -107,6 +113,9 @@ def start_from(
             where=where,
             fix="Choose a model of the same organism, or a panel of genes that it knows.",
         )
+    known = KnownConditions.read(folder.labels, where=where)
+    conditions = training_conditions(config.conditions, known, selection, vocabulary, panel, tokens)
+    shape = config.model.change(pretrained, n_classes=n_classes, **_sizes(conditions))
     same = bool((token_map[panel] == panel).all())
     if config.variable is None and before.variable is not None and tokens.sampling == "variable_first":
         prefer = _there(before.variable, vocabulary)
@@ -114,7 +123,12 @@ def start_from(
         prefer = choose_variable(run, selection, vocabulary, config.variable, tokens, skip=skip)
     prefer = None if prefer is None else known_panel(token_map, prefer)
     kept = Preprocessing(tokens=tokens, panel=panel_ids(panel, vocabulary), variable=panel_ids(prefer, vocabulary))
-    return Start(folder, shape, folder.vocabulary, panel, prefer, None if same else token_map, kept)
+    return Start(folder, shape, folder.vocabulary, panel, prefer, None if same else token_map, kept, conditions)
+
+
+def _sizes(conditions: TrainingConditions | None) -> dict[str, int]:
+    """Return what conditions change in the shape of a model."""
+    return {} if conditions is None else {"n_conditions": len(conditions.known.names)}
 
 
 def _there(ids: tuple[str, ...], vocabulary: Vocabulary) -> npt.NDArray[np.uint32]:

@@ -86,11 +86,13 @@ def grown(
     fresh
         Tables of the new model, float [n, d] each: rows for what the old one does not know.
     rows : int64 [n] each
-        Row of the old table for each of the new one, -1 for none, by the name of the table.
+        Row of the old table for each of the new one, -1 for none, by the name of the table. A table of which no row
+        was there may be wholly new.
     """
     tables = {}
     for name, own in rows.items():
         known = torch.from_numpy(np.flatnonzero(own >= 0))
         tables[name] = fresh[name].clone()
-        tables[name][known] = weights[name][torch.from_numpy(own)[known]].to(tables[name].dtype)
+        if known.numel():
+            tables[name][known] = weights[name][torch.from_numpy(own)[known]].to(tables[name].dtype)
     return {**weights, **tables}
