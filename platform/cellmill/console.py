@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +17,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     Task,
     TextColumn,
     TimeElapsedColumn,
@@ -40,8 +40,8 @@ def emit(payload: Mapping[str, Any], as_json: bool, render: Callable[[], None]) 
         render()
 
 
-Showing = Callable[[int | None, str, str], AbstractContextManager[Callable[[int], None]]]
-"""Shows progress by its total, description and unit."""
+Showing = Callable[[int | None, str, str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows progress by its total, description, unit, and what was done before."""
 
 _showing: ContextVar[Showing | None] = ContextVar("showing", default=None)
 
@@ -58,11 +58,16 @@ def showing_with(show: Showing) -> Iterator[None]:
 
 @contextmanager
 def progress(
-    total: int | None, description: str, unit: str = "cells", left: Callable[[], float | None] | None = None
+    total: int | None,
+    description: str,
+    unit: str = "cells",
+    left: Callable[[], float | None] | None = None,
+    done: int = 0,
 ) -> Iterator[Callable[[int], None]]:
     """Show progress; yields a function to call with the number of units done since the last call.
 
-    A terminal gets a bar with the time left, anything else a plain line every five seconds.
+    A terminal gets a bar with the time left, below those of other threads; anything else a plain line every five
+    seconds, none for what is done sooner.
 
     Parameters
     ----------
@@ -72,61 +77,96 @@ def progress(
         What is being done, and to what.
     left
         Returns the seconds that are left, or None; by default, units go on as fast as they did.
+    done
+        Units that were done before, which say nothing of how fast it goes.
     """
     if (show := _showing.get()) is not None:
-        with show(total, description, unit) as advance:
+        with show(total, description, unit, done) as advance:
             yield advance
-        return
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}", markup=False),
-            TimeElapsedColumn(),
-            TimeRemainingColumn() if left is None else _Left(left),
-        )
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(description, total=total, unit=unit)
-            yield lambda n: bar.update(task, advance=n)
-        return
-    yield _PlainProgress(total, description, unit, left)
+    elif console.is_terminal:
+        with _bars.shown() as bars:
+            task = bars.add_task(description, total=total, completed=done, unit=unit, left=left)
+            try:
+                yield lambda n: bars.update(task, advance=n)
+            finally:
+                bars.remove_task(task)
+    else:
+        yield _PlainProgress(total, description, unit, left, done)
 
 
-class _Left(ProgressColumn):
-    """The time left, as somebody knows better than the bar."""
+class _Bars:
+    """The bars of all threads: a terminal has room for one display, which is there while anybody shows something."""
 
-    def __init__(self, left: Callable[[], float | None]) -> None:
-        super().__init__()
-        self._left = left
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._display: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[Progress]:
+        with self._lock:
+            if self._display is None:
+                columns = (
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                    TextColumn("{task.fields[unit]}", markup=False),
+                    TimeElapsedColumn(),
+                    _Left(),
+                )
+                self._display = Progress(*columns, console=console, transient=True)
+                self._display.start()
+            self._users += 1
+            display = self._display
+        try:
+            yield display
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._display = None
+                    display.stop()
+
+
+_bars = _Bars()
+
+
+class _Left(TimeRemainingColumn):
+    """The time left, as the bar reckons it, or as somebody knows better."""
 
     def render(self, task: Task) -> Text:
         """Return it as hours, minutes and seconds."""
-        left = self._left()
+        known: Callable[[], float | None] | None = task.fields["left"]
+        if known is None:
+            return super().render(task)
+        left = known()
         return Text("-:--:--" if left is None else str(timedelta(seconds=round(left))), style="progress.remaining")
 
 
 class _PlainProgress:
-    def __init__(self, total: int | None, description: str, unit: str, left: Callable[[], float | None] | None) -> None:
+    def __init__(
+        self, total: int | None, description: str, unit: str, left: Callable[[], float | None] | None, done: int
+    ) -> None:
         self.total, self.description, self.unit = total, description, unit
         self.left = left or self._left
-        self.done = 0
+        self.done = self.before = done
         self.start = self.last = time.monotonic()
 
     def __call__(self, n: int) -> None:
         self.done += n
         now = time.monotonic()
         finished = self.total is not None and self.done >= self.total
-        if now - self.last < _PLAIN_INTERVAL_S and not finished:
+        # Lines of what takes no time would hide the others; the last one ends those that were there.
+        if now - (self.start if finished else self.last) < _PLAIN_INTERVAL_S:
             return
         self.last = now
         elapsed = now - self.start
-        rate = self.done / elapsed if elapsed > 0 else 0.0
+        rate = (self.done - self.before) / elapsed if elapsed > 0 else 0.0
         of = f" of {self.total:,}" if self.total is not None else ""
         left = None if finished else self.left()
         end = "" if left is None else f", {left:,.0f} s left"
         console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{end}")
 
     def _left(self) -> float | None:
-        elapsed = time.monotonic() - self.start
-        return elapsed * (self.total - self.done) / self.done if self.total and self.done else None
+        elapsed, done = time.monotonic() - self.start, self.done - self.before
+        return elapsed * (self.total - self.done) / done if self.total and done else None

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import sparse
+from scipy.io import mmwrite
 
 from cellmill import console
 from cellmill.atlas import Atlas
@@ -162,3 +163,37 @@ def test_what_a_task_on_ray_is_at_is_shown_by_the_driver(monkeypatch: pytest.Mon
     for number in range(2):
         assert f"fetching {number}: " in shown.getvalue()
     assert re.search(r"fetching 1: [1-9]\d? of 100 bytes, \d+ a second, \d+ s left", shown.getvalue())
+
+
+@pytest.mark.parametrize("layout", ["csc", "mtx"])
+def test_bringing_columns_into_rows_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=shown, width=120))
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr("cellmill.ingestion.sources.stored_rows.ENTRIES_AT_ONCE", 1000)
+    cells = make_adata(700, seed=2)
+    if layout == "csc":
+        cells.X = sparse.csc_matrix(cells.X)
+        path = write(cells, tmp_path / "columns.h5ad")
+    else:
+        path = write_mtx(cells, tmp_path / "columns")
+    plan(config(tmp_path / "atlas", path))
+    n = f"{cells.X.nnz:,}"
+    lines = re.findall(rf"sorting \S*(?:: X)? by cells: ([\d,]+) of {n} values, .* a second(.*)", shown.getvalue())
+    told = [int(done.replace(",", "")) for done, _ in lines]
+    assert told == sorted(told)
+    assert told[-1] == cells.X.nnz
+    if layout == "csc":
+        assert len(told) > 10
+        assert all("s left" in left for _, left in lines[:-1])
+
+
+def write_mtx(cells: Any, folder: Path) -> Path:
+    """Write cells as 10x does: entries in the order of cells."""
+    folder.mkdir()
+    mmwrite(folder / "matrix.mtx", sparse.csc_matrix(cells.X.T.astype(int)))
+    (folder / "barcodes.tsv").write_text("\n".join(cells.obs_names))
+    (folder / "genes.tsv").write_text("\n".join(f"{name}\t{name}" for name in cells.var_names))
+    return folder

@@ -74,8 +74,8 @@ class Watched:
         for key, bar in bars.items():
             if key not in self._shown:
                 stack = ExitStack()
-                advance = stack.enter_context(progress(bar.total, bar.description, bar.unit))
-                self._shown[key] = stack, advance, 0
+                advance = stack.enter_context(progress(bar.total, bar.description, bar.unit, done=bar.done))
+                self._shown[key] = stack, advance, bar.done
             stack, advance, done = self._shown[key]
             advance(bar.done - done)
             self._shown[key] = stack, advance, bar.done
@@ -92,8 +92,8 @@ def telling(name: str) -> Iterator[None]:
     """Have progress in this task told to the board of a name, once there is one."""
 
     @contextmanager
-    def tell(total: int | None, description: str, unit: str) -> Iterator[Callable[[int], None]]:
-        key, done, last = uuid4().hex, 0, time.monotonic()
+    def tell(total: int | None, description: str, unit: str, done: int) -> Iterator[Callable[[int], None]]:
+        key, last = uuid4().hex, time.monotonic()
         board: Any = None
 
         def advance(n: int) -> None:

@@ -128,9 +128,11 @@ def _append(remote: RemoteFile, facts: Facts, partial: Path) -> None:
     start = partial.stat().st_size if partial.exists() else 0
     if facts.size is not None and start > facts.size:
         start = 0
-    with partial.open("ab") as sink, progress(facts.size, f"fetching {_name(remote)}", unit="bytes") as advance:
+    with (
+        partial.open("ab") as sink,
+        progress(facts.size, f"fetching {_name(remote)}", unit="bytes", done=start) as advance,
+    ):
         sink.truncate(start)
-        advance(start)
         if facts.size is None or start < facts.size:
             for position, block in remote.blocks(start, facts):
                 if position != sink.tell():

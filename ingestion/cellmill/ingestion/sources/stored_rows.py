@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,11 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cellmill.console import progress
 from cellmill.errors import ResourceError
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 ENTRIES_AT_ONCE = 1 << 19
+_PASSES = 3
+"""Over entries that do not come in order: they are written as they come, dealt out to ranges, and sorted."""
 
 
 def write_rows(
@@ -53,24 +56,47 @@ def write_rows(
     _require_room(folder, n_entries * (2 * (8 + dtype.itemsize)), where)
     counts = np.zeros(shape[0], np.int64)
     last, in_order = 0, True
-    with (
-        (folder / "cells").open("wb") as cells,
-        (folder / "indices").open("wb") as indices,
-        (folder / "data").open("wb") as data,
-    ):
-        for row, column, value in entries:
-            in_order = in_order and last <= row[0] and bool(np.all(row[1:] >= row[:-1]))
-            last = int(row[-1])
-            counts += np.bincount(row, minlength=shape[0])
-            row.tofile(cells)
-            column.tofile(indices)
-            value.astype(dtype, copy=False).tofile(data)
-    indptr = np.concatenate([[0], np.cumsum(counts)])
-    if not in_order:
-        _sort(folder, indptr, dtype)
+    with progress(n_entries, f"sorting {_short(where)} by cells", unit="values") as advance:
+        moved = _Moved(advance)
+        with (
+            (folder / "cells").open("wb") as cells,
+            (folder / "indices").open("wb") as indices,
+            (folder / "data").open("wb") as data,
+        ):
+            for row, column, value in entries:
+                in_order = in_order and last <= row[0] and bool(np.all(row[1:] >= row[:-1]))
+                last = int(row[-1])
+                counts += np.bincount(row, minlength=shape[0])
+                row.tofile(cells)
+                column.tofile(indices)
+                value.astype(dtype, copy=False).tofile(data)
+                moved(row.size, in_order)
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        if not in_order:
+            _sort(folder, indptr, dtype, moved)
     (folder / "cells").unlink()
     np.save(folder / "indptr.npy", indptr)
     (folder / "header.json").write_text(json.dumps({"n_features": shape[1], "dtype": dtype.str}))
+
+
+class _Moved:
+    """Tells of all passes over the entries as of one; there is but one if the entries come in order."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+        self._moved = self._told = 0
+
+    def __call__(self, n: int, in_order: bool = False) -> None:
+        self._moved += n
+        done = self._moved if in_order else self._moved // _PASSES
+        if done > self._told:
+            self._advance(done - self._told)
+            self._told = done
+
+
+def _short(where: str) -> str:
+    path, colon, place = where.partition(": ")
+    return f"{path.rpartition('/')[2]}{colon}{place}"
 
 
 class StoredRows:
@@ -130,7 +156,7 @@ def _require_room(folder: Path, size: int, where: str) -> None:
         )
 
 
-def _sort(folder: Path, indptr: I64, dtype: np.dtype[Any]) -> None:
+def _sort(folder: Path, indptr: I64, dtype: np.dtype[Any], moved: _Moved) -> None:
     """Bring the entries on disk into the order of cells: deal them out to ranges of cells, then sort each range."""
     # A range begins with the first cell whose entries end beyond the next multiple of the size of a range.
     starts = np.flatnonzero(np.diff(indptr // ENTRIES_AT_ONCE))
@@ -150,11 +176,13 @@ def _sort(folder: Path, indptr: I64, dtype: np.dtype[Any]) -> None:
                 for name in types:
                     _write_at(dealt[name], block[name][mine], int(cursor[number]))
                 cursor[number] += mine.size
+            moved(which.size)
         for start, stop in zip(indptr[bounds[:-1]].tolist(), indptr[bounds[1:]].tolist(), strict=True):
             part = {name: _read_at(dealt[name], types[name], start, stop) for name in types}
             order = np.argsort(part["cells"], kind="stable")
             for name in ("indices", "data"):
                 _write_at(files[name], part[name][order], start)
+            moved(stop - start)
     finally:
         for file in (*files.values(), *dealt.values()):
             file.close()
