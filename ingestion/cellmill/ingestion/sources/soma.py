@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from cellmill.errors import SourceError
+from cellmill.errors import SourceError, StorageError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.arrow_columns import pandas_array
 from cellmill.ingestion.sources.base import NAMED_COUNTS, Source
@@ -33,6 +33,8 @@ _BARCODES = ("obs_id", "barcode", "cell_id", "index", "observation_joinid")
 _MAIN, _RAW = "data", "raw"
 _CONTENT = re.compile(r"__(fragments|commits)/")
 _GROUP_MARKS = {"__group", "__tiledb_group.tdb"}
+_SILENT = re.compile(r"curlCode: \d+, (.*)")
+"""How TileDB tells that a store was not reached, or gave no whole answer."""
 _FIX = "Fetch or write the experiment again; `tiledbsoma.open` says more."
 
 
@@ -44,6 +46,10 @@ def _reading(where: str) -> Iterator[None]:
     try:
         yield
     except (SOMAError, RuntimeError, OSError, KeyError, ValueError, TypeError) as error:
+        if found := _SILENT.search(str(error)):
+            raise StorageError(
+                f"The store does not answer: {found[1]}", where=where, fix="Check address and network, then run again."
+            ) from error
         raise SourceError(f"TileDB-SOMA cannot read it: {first_line(error)}", where=where, fix=_FIX) from error
 
 

@@ -15,6 +15,11 @@ _CENSUS = re.compile(r"^census:(?P<version>\d{4}-\d{2}-\d{2})(/(?P<organism>[a-z
 _ORGANISMS = {"human": "homo_sapiens", "mouse": "mus_musculus"}
 _READ_BYTES = 1 << 26
 
+RETRIES = 2
+"""How often TileDB tries a request again; a store that never answers is given up after three times these seconds."""
+CONNECT_S, SILENCE_S = 10.0, 10.0
+"""How long it waits for a connection, and how long one may bring nothing."""
+
 
 def address(location: str) -> str:
     """Return the URI of an experiment as TileDB spells it.
@@ -45,13 +50,19 @@ def address(location: str) -> str:
 
 
 def tiledb_config(location: str) -> dict[str, str | float]:
-    """Return TileDB's settings: small buffers, few threads, and the endpoint that the environment names."""
+    """Return TileDB's settings: small buffers, few threads, bounded patience, and the endpoint of the environment."""
     settings: dict[str, str | float] = {
         # A task has one CPU and bounded memory; by default TileDB takes a gigabyte for each column.
         "soma.init_buffer_bytes": _READ_BYTES,
         "sm.mem.total_budget": 8 * _READ_BYTES,
         "sm.compute_concurrency_level": 1,
         "sm.io_concurrency_level": 4,
+        "vfs.s3.connect_max_tries": RETRIES,
+        "vfs.s3.connect_timeout_ms": int(CONNECT_S * 1000),
+        "vfs.s3.request_timeout_ms": int(SILENCE_S * 1000),
+        "vfs.gcs.request_timeout_ms": int(SILENCE_S * 1000),
+        "vfs.azure.max_retries": RETRIES,
+        "rest.retry_count": RETRIES,
     }
     if location.startswith("census:"):
         return settings | {"vfs.s3.region": "us-west-2", "vfs.s3.no_sign_request": "true"}
