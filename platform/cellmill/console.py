@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,9 +23,43 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_KEPT = "\t\n"
+_SHOWN = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in _KEPT},
+    0x7F: 0x2421,
+    **dict.fromkeys(
+        [*range(0x80, 0xA0), 0x061C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)], 0xFFFD
+    ),
+}
+_HIDDEN = re.compile(f"[{''.join(map(re.escape, map(chr, _SHOWN)))}]")
+
+
+def printable(text: str) -> str:
+    """Return text with a picture in place of every character that steers a terminal or turns the order of letters.
+
+    Files of strangers hold such characters: escape sequences clear screens and change titles, and a text that runs
+    backwards reads like another.
+    """
+    return text.translate(_SHOWN) if _HIDDEN.search(text) else text
+
+
+class _PrintableConsole(Console):
+    """Makes all text printable, whatever prints it; codes of the library's own are no text."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Return a string's text; its width is known from here on."""
+        return super().render_str(printable(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the pieces that anything is printed as."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(printable(piece.text), piece.style)
+
+
+console: Console = _PrintableConsole(stderr=True, highlight=False, markup=False, emoji=False)
 """Prints text as it stands: names and values of users hold brackets. Styles are given with `Text` or ``style=``."""
 
 _PLAIN_INTERVAL_S = 5.0

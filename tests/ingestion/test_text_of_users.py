@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import sys
 from collections.abc import Callable
 from io import StringIO
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cellmill import console
 from cellmill.atlas import Atlas
@@ -98,3 +101,46 @@ def test_progress_describes_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None
         advance(2)
     assert "reading [/b]we[i]rd.h5ad" in shown.getvalue()
     assert "[/red]cells" in shown.getvalue()
+
+
+HOSTILE = "MIT\x1b[2J\x1b]0;title\x07\x9b31m \u202eevil\u2066\x7f\r"
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def test_text_that_steers_a_terminal_reaches_neither_terminal_nor_page(tmp_path: Path, say: Say) -> None:
+    adata = make_adata(20)
+    adata.obs["donor"] = HOSTILE
+    path, atlas = write(adata, tmp_path / "a\x1b[2J.h5ad"), tmp_path / "atlas"
+    source = {"path": glob.escape(str(path)), "licence": HOSTILE, "organism": "human", "obs": "all", "dataset": "a"}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"atlas": str(atlas), "backend": "local", "sources": [source]}))
+    said = [say("ingest", str(config), "--dry-run"), say("ingest", str(config)), say("ingest", str(config))]
+    said += [say("atlas", "show", str(atlas)), say("atlas", "show", str(atlas), "--dataset", "a")]
+    said += [say("atlas", "query", str(atlas), "--count", "donor"), say("lineage", str(atlas), "--root", str(tmp_path))]
+    said.append(say("atlas", "show", str(atlas), "--dataset", HOSTILE, code=AtlasError.exit_code))
+    assert [text for text in said if STEERING.search(text)] == []
+    shown = "MIT\u241b[2J\u241b]0;title\u2407\ufffd31m \ufffdevil\ufffd\u2421\u240d"
+    assert shown in said[5]
+    page = next((atlas / "reports/runs").glob("*/report.html"))
+    pages = [page.read_text()]
+    say("report", str(page.parent), "-o", str(tmp_path / "page.html"))
+    pages.append((tmp_path / "page.html").read_text())
+    assert [page for page in pages if STEERING.search(page)] == []
+    assert shown in pages[0]
+
+
+def test_a_terminal_gets_its_own_codes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = StringIO()
+    own = console._PrintableConsole(file=shown, force_terminal=True, width=120, color_system="standard", markup=False)
+    monkeypatch.setattr(console, "console", own)
+    table = Table("donor")
+    table.add_row(HOSTILE)
+    table.add_row(Text(HOSTILE, "red"))
+    own.print(table)
+    own.print(Text.assemble(("bold", "bold"), HOSTILE), HOSTILE, style="yellow")
+    with console.progress(2, HOSTILE) as advance:
+        advance(2)
+    left = re.sub(r"\x1b\[\??[\d;]*[mhlAK]|\r", "", shown.getvalue())
+    assert "\x1b" in shown.getvalue()
+    assert STEERING.search(left) is None
+    assert "\u241b[2J" in left

@@ -70,9 +70,10 @@ class Leakage(Config):
     donor_columns
         The columns of A and of B that name donors; empty unless both have one.
     n_donors, donors
-        How many donors of a data set are in both, and the first thousand, as ``data set: donor``.
+        How many donors are in both, and the first thousand, as ``data set: donor``. Only within data sets of one name
+        does a donor's name say who it is: many studies have a donor 1.
     donor_names
-        Names that donors of different data sets have in both; they need not be the same person.
+        Names that donors of different data sets have in both; they may be the same person or not.
     """
 
     a: Side
@@ -91,7 +92,7 @@ class Leakage(Config):
 
     @property
     def clean(self) -> bool:
-        """Whether no cell, barcode or donor is in both."""
+        """Whether no cell, barcode or donor of a data set is in both; of `donor_names` nobody knows."""
         return not (self.equal_cells or self.same_cells or self.same_barcodes or self.n_donors)
 
 

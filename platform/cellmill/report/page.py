@@ -12,6 +12,7 @@ from jinja2 import Environment
 from pydantic import Field
 
 from cellmill.config import Config
+from cellmill.console import printable
 
 
 class Figure(Config):
@@ -57,7 +58,16 @@ def write_page(output: Path, title: str, sections: Sequence[Section], *, lead: s
         Chapters in order; ``details`` are shown folded.
     """
     template = files("cellmill.report").joinpath("page.html.j2").read_text()
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    page = html_environment().from_string(template)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page.render(title=title, lead=lead, sections=sections, version=version("cellmill")))
     return output
+
+
+def html_environment() -> Environment:
+    """Return what renders pages: all text in them is escaped and printable."""
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
+
+
+def _printable(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value

@@ -6,6 +6,7 @@ import anndata as ad
 import pytest
 from typer.testing import CliRunner
 
+from cellmill import console
 from cellmill.atlas import Atlas
 from cellmill.atlas.cli import app
 from cellmill.errors import AtlasError, ConfigError, IntegrityError
@@ -63,6 +64,27 @@ def test_for_people_every_command_prints(tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(app, [arguments[0], str(tmp_path), *arguments[1:]])
         assert result.exit_code == 0, result.output
+
+
+def test_donors_of_one_name_in_different_data_sets_are_never_said_to_be_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = Atlas.create(tmp_path)
+    donors = {"one": "D1", "two": "D1", "three": "D3"}
+    shards = [
+        add_shard(atlas, name, random_counts(10, 30, seed=seed), obs={"donor": [donor] * 10})
+        for seed, (name, donor) in enumerate(donors.items())
+    ]
+    atlas.commit(shards)
+    monkeypatch.setattr(console.console, "_width", 200)
+
+    def said(other: str) -> str:
+        sides = ["-w", "dataset = 'one'", "-w", f"dataset = '{other}'"]
+        return CliRunner().invoke(app, ["leakage", str(tmp_path), *sides]).output
+
+    assert "in different data sets, the same person or not: D1" in said("two")
+    assert "No cell and no donor is in both." not in said("two")
+    assert "No cell and no donor is in both." in said("three")
 
 
 def test_history_by_the_command_line(tmp_path: Path) -> None:

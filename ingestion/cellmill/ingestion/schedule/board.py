@@ -7,10 +7,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, Template
+from jinja2 import Template
 
 from cellmill.ingestion.schedule.config import ScheduleConfig
 from cellmill.ingestion.schedule.report import Status, TickReport
+from cellmill.report import html_environment
 from cellmill.storage import Storage
 
 _SHOWN = 500
@@ -99,4 +100,4 @@ class Board:
 @cache
 def _template() -> Template:
     text = files("cellmill.ingestion.schedule").joinpath("status.html.j2").read_text()
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(text)
+    return html_environment().from_string(text)

@@ -90,13 +90,17 @@ def leakage(
         console.print(f"Data sets in both: {', '.join(found.datasets) or 'none'}")
         if found.donor_columns:
             columns = " and ".join(dict.fromkeys(found.donor_columns))
-            console.print(f"Donors in both ({columns}): {found.n_donors:,}  {', '.join(found.donors[:10])}")
+            donors = ", ".join(found.donors[:10])
+            console.print(f"Donors in both, by data set and name ({columns}): {found.n_donors:,}  {donors}")
             if found.donor_names:
-                console.print(f"Donors of one name in different data sets: {', '.join(found.donor_names[:10])}")
+                names = ", ".join(found.donor_names[:10])
+                console.print(f"Donors of one name in different data sets, the same person or not: {names}")
         else:
             console.print("Donors: not both have a column that is known; name it with --donor")
         if not found.clean:
             console.print("B is not independent of A.", style="yellow")
+        elif found.donor_names:
+            console.print("No cell is in both; whether donors of one name are the same person is not known.")
         elif found.donor_columns:
             console.print("No cell and no donor is in both.", style="green")
         else:
