@@ -9,6 +9,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from cellmill.atlas import Atlas
 from cellmill.atlas.cell_marks import SCHEMA
@@ -20,9 +21,11 @@ from cellmill.atlas.rollback import rollback
 from cellmill.atlas.taken import Taken, read_taken
 from cellmill.atlas.withdrawals import Withdrawal, lift
 from cellmill.atlas.withdrawing import remove
+from cellmill.cli import load
 from cellmill.errors import AtlasError, ConfigError, IntegrityError
 from cellmill.ingestion import IngestConfig, ingest, linking, pipeline
 from cellmill.ingestion.linking import link
+from cellmill.ingestion.result import write_run
 from tests.ingestion.cells import config, genes, make_adata, write
 from tests.ingestion.test_linking import write_store
 
@@ -128,14 +131,27 @@ def test_a_later_version_of_the_file(tmp_path: Path) -> None:
     assert set(names(atlas)) == set(adata.obs_names)
 
 
-def test_exact_copies_in_another_file_without_the_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
+@pytest.mark.parametrize("how", [ingest, link])
+def test_exact_copies_in_another_file_without_the_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, how: Any
+) -> None:
     atlas, adata, _ = withdrawn(tmp_path)
+    for module in (pipeline, linking):
+        monkeypatch.setattr(module, "write_run", write_run)
     copies = ad.concat([adata, make_adata(5, seed=77)])[::-1].copy()
     copies.obs = copies.obs[[]].assign(subject="s")
-    path = write(copies, tmp_path / "copies.h5ad")
+    path = write_store(copies, tmp_path / "copies.zarr")
     settings = config(tmp_path / "atlas", path, source={"obs": "all"}, duplicates={"policy": "keep"})
-    assert ingest(settings).reports[0].dropped == {KNOWN: 10}
-    assert "\ncopies: withdrawal 1 names donor, which this source does not have" in capsys.readouterr().err
+    result = how(settings)
+    assert result.reports[0].dropped == {KNOWN: 10}
+    assert "copies: withdrawal 1 names donor, which this source does not have" in capsys.readouterr().err
+    # It stays known: in the report for machines, on the page for people, and in the atlas.
+    summary = json.loads((result.run / "summary.json").read_text())
+    assert summary["reports"][0]["untold"] == {"1": "donor"}
+    assert "withdrawal 1 names donor" in (result.run / "report.html").read_text()
+    said = CliRunner().invoke(load("atlas"), ["show", atlas.url, "--dataset", "copies"])
+    assert "withdrawal 1 was not asked for want of donor" in said.output
     assert names(atlas) == sorted([*without(adata) * 2, *make_adata(5, seed=77).obs_names])
     atlas.verify().check()
 

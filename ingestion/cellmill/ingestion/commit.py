@@ -21,7 +21,7 @@ from cellmill.ingestion.dataset_report import DatasetReport
 from cellmill.ingestion.duplicates import Found, find_duplicates
 from cellmill.ingestion.plan import SourcePlan
 from cellmill.ingestion.superseding import changed_rows, take_apart
-from cellmill.ingestion.withdrawn_columns import check_columns, tell_untold
+from cellmill.ingestion.withdrawn_columns import check_columns, untold
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ def commit(
     written = {entry.key for entry in entries}
     replaced: set[tuple[str, str]] = set()
     remembered: list[Standing] = []
-    untold: Sequence[Standing] = ()
+    holding: Sequence[Standing] = ()
     vocabulary = atlas.vocabulary()
 
     def plan(snapshot: Snapshot) -> Change | None:
-        nonlocal found, withdrawn, replaced, remembered, untold
+        nonlocal found, withdrawn, replaced, remembered, holding
         refuse_renamed(plans, snapshot.shards)
         # Asked again after a lost race, this looks at what the winner left, withdrawals included.
         withdrawals = atlas.withdrawals(snapshot.version)
@@ -90,7 +90,7 @@ def commit(
         gone = [entry for entry in snapshot.shards if any(is_gone(entry, part) for part in entry.sources)]
         unlike = [plan for plan in plans if any(entry.config_digest == plan.digest for entry in missing)]
         check_columns(atlas.storage, unlike, withdrawals, gone)
-        untold = withdrawals
+        holding = withdrawals
         new, withdrawn = without_withdrawn(atlas.storage, vocabulary, missing, withdrawals)
         written.update(entry.key for entry in new)
         replaced = written - {entry.key for entry in (*new, *snapshot.shards)}
@@ -116,8 +116,12 @@ def commit(
         return Change(add, remove, f"ingest {named}", facts, ledger)
 
     version, changed = atlas.update(plan)
-    if changed:
-        tell_untold(plans, untold)
+    reports = [
+        report.model_copy(update={"untold": untold(plan, holding)}) for report, plan in zip(reports, plans, strict=True)
+    ]
+    for report in reports if changed else ():
+        for line in report.untold_lines:
+            console.print(f"{report.dataset}: {line}", style="yellow", soft_wrap=True)
     if remembered:
         _tell_left(atlas, version, remembered)
     told = [_told(report, plan, found, config) for report, plan in zip(reports, plans, strict=True)]

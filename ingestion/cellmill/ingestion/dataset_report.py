@@ -29,6 +29,9 @@ class DatasetReport(Config):
         Cells left out, by reason.
     marked
         Cells in the snapshot that are marked as duplicates, by the data set that had them first.
+    untold
+        Withdrawals that were made by a column which the source does not have, and the column: of its cells, only exact
+        copies of withdrawn ones were left out.
     hash_bytes_read
         Bytes of the index of content hashes that were read to find its duplicates: of an ingestion of several
         sources, its share by cells.
@@ -49,6 +52,7 @@ class DatasetReport(Config):
     cells_out: int
     dropped: dict[str, int]
     marked: dict[str, int] = Field(default_factory=dict)
+    untold: dict[int, str] = Field(default_factory=dict)
     hash_bytes_read: int = 0
     shards: int
 
@@ -56,6 +60,15 @@ class DatasetReport(Config):
     def parts(self) -> tuple[GeneReport, ...]:
         """What became of the features of each modality."""
         return (self.genes, *self.others)
+
+    @property
+    def untold_lines(self) -> list[str]:
+        """What is said of each withdrawal that could not be looked for."""
+        return [
+            f"withdrawal {number} names {column}, which this source does not have: only exact copies of its cells were "
+            "looked for."
+            for number, column in self.untold.items()
+        ]
 
     @property
     def label(self) -> str:

@@ -11,7 +11,6 @@ from cellmill.atlas.pruning import decide
 from cellmill.atlas.standing import Standing, fulfilling, told_by
 from cellmill.atlas.summary import Facts
 from cellmill.atlas.withdrawals import Withdrawal, read_predicate
-from cellmill.console import console
 from cellmill.errors import ConfigError, ConflictError
 from cellmill.storage import Storage
 
@@ -92,25 +91,18 @@ def check_columns(
                 )
 
 
-def tell_untold(plans: Iterable[SourcePlan], withdrawals: Sequence[Standing]) -> None:
-    """Say of which sources a withdrawal's predicate tells nothing, because they lack a column that it names.
+def untold(plan: SourcePlan, withdrawals: Iterable[Standing]) -> dict[int, str]:
+    """Return the withdrawals whose predicate tells nothing of a source, each with a column that the source lacks.
 
     Parameters
     ----------
-    plans
-        The sources, which `check_columns` has let pass.
+    plan
+        The source, which `check_columns` has let pass.
     withdrawals
         Those that hold.
     """
-    for plan in plans:
-        for one in withdrawals:
-            for name in lacking(one.withdrawal, plan.dataset, plan.columns)[:1]:
-                console.print(
-                    f"{plan.dataset}: withdrawal {one.number} names {name}, which this source does not have: "
-                    "only exact copies of its cells were looked for.",
-                    style="yellow",
-                    soft_wrap=True,
-                )
+    missing = {one.number: lacking(one.withdrawal, plan.dataset, plan.columns) for one in withdrawals}
+    return {number: names[0] for number, names in missing.items() if names}
 
 
 def _speaks_of(withdrawal: Withdrawal, dataset: str) -> bool:

@@ -128,6 +128,8 @@ def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
             console.print(f"  licence {report['licence']}")
             for reason, n in report["dropped"].items():
                 console.print(f"  {n:,} left out: {reason}")
+            for number, column in report["untold"].items():
+                console.print(f"  withdrawal {number} was not asked for want of {column}; exact copies were left out")
             genes = report["genes"]
             console.print(
                 f"  {genes['genes_in']:,} features in, {genes['genes_out']:,} out, "
