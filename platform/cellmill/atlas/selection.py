@@ -56,11 +56,13 @@ class Selection:
         found = self._rows[i]
         return None if found is None else found.rows()
 
-    @property
+    @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
-        """Number of selected cells in each shard: int64[n_shards]."""
+        """Number of selected cells in each shard: int64[n_shards], read-only."""
         pairs = zip(self.shards, self._rows, strict=True)
-        return np.array([entry.n_rows if rows is None else rows.n for entry, rows in pairs], dtype=np.int64)
+        found = np.array([entry.n_rows if rows is None else rows.n for entry, rows in pairs], dtype=np.int64)
+        found.flags.writeable = False
+        return found
 
     @property
     def n_cells(self) -> int:
