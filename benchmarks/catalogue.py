@@ -13,22 +13,20 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from benchmarks.report import at_most, machine, save, show_goals, versions
 
 SHARD = 65_536
 LICENCES = ("CC0-1.0", "CC-BY-4.0", "MIT", "CC-BY-NC-4.0")
@@ -245,19 +243,15 @@ def main() -> None:
         seconds = command(folder)
     peak, slowest = max(row["peak_gb"] for row in rows), max(row["seconds"] for row in rows)
     told = max(row["seconds"] for row in rows if not row["bytes_read"])
+    cells = f"{n_shards * SHARD:,} cells"
     goals = [
-        ("peak memory of any query", 2.0, peak, "GB"),
-        ("seconds of what the catalog decides", 10.0, told, "s"),
-        ("seconds of any query", 300.0, slowest, "s"),
+        at_most("peak memory of any query", 2.0, peak, "GB", cells),
+        at_most("seconds of what the catalog decides", 10.0, told, "s", cells),
+        at_most("seconds of any query", 300.0, slowest, "s", cells),
     ]
     result = {
-        "machine": {
-            "cpus": psutil.cpu_count(),
-            "memory_gb": psutil.virtual_memory().total / 1e9,
-            "system": platform.platform(),
-            "load_average": list(os.getloadavg()),
-        },
-        "versions": {name: version(name) for name in ("cellmill", "numpy", "pyarrow", "deltalake")},
+        "machine": machine(),
+        "versions": versions("cellmill", "numpy", "pyarrow", "deltalake"),
         "cells": n_shards * SHARD,
         "shards": n_shards,
         "distinct_files": sizes[1],
@@ -265,23 +259,18 @@ def main() -> None:
         "catalog_bytes": catalog,
         "rows": rows,
         "command_seconds": seconds,
-        "goals": [
-            {"name": name, "goal": goal, "value": value, "unit": unit, "met": value <= goal, "measured": True}
-            for name, goal, value, unit in goals
-        ],
+        "goals": goals,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(result, options.output)
     print(f"{n_shards * SHARD:,} cells in {n_shards:,} shards; catalog {catalog / 1e6:,.1f} MB")
     print(f"{'':38}{'seconds':>9}{'GB peak':>9}{'MB read':>9}{'cells':>15}")
     for row in rows:
-        cells = "" if row["cells"] is None or row["cells"] < 1000 else f"{row['cells']:,}"
+        shown = "" if row["cells"] is None or row["cells"] < 1000 else f"{row['cells']:,}"
         print(
-            f"{row['query']:38}{row['seconds']:>9.2f}{row['peak_gb']:>9.2f}{row['bytes_read'] / 1e6:>9,.0f}{cells:>15}"
+            f"{row['query']:38}{row['seconds']:>9.2f}{row['peak_gb']:>9.2f}{row['bytes_read'] / 1e6:>9,.0f}{shown:>15}"
         )
     print(f"{'cellmill atlas query --count cell_type':38}{seconds:>9.2f}")
-    for goal in result["goals"]:
-        print(f"{goal['name']}: {goal['value']:.2f} {goal['unit']} (goal {goal['goal']}): {goal['met']}")
+    show_goals(goals)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ drawn at random. ``--cells 8192`` takes a minute.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
 import time
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.ingest import machine
+from benchmarks.report import at_least, at_most, machine, save, show_goals, versions
 from benchmarks.stream import mixed
 from benchmarks.synthetic import write_atlas
 from benchmarks.turns import peak_gb
@@ -68,27 +66,17 @@ def measure(folder: Path, datasets: list[str], shard_cells: int) -> dict[str, An
 def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was to be reached, and whether it was."""
     quarter, whole = found["rows"]
-    told = [
-        ("compaction", 10_000.0, whole["cells_per_cpu_second"], "cells per CPU-second", 1),
-        ("peak memory", 1.0, whole["peak_gb"], "GB", -1),
-        ("peak memory of all cells beside that of a quarter", 1.25, whole["peak_gb"] / quarter["peak_gb"], "times", -1),
-    ]
-    for row in found["mixing_after"]:
-        told += [
-            (f"entropy of {label}, {row['workers']} workers, after", 0.99, row[label], "of random", 1)
-            for label in LABELS
-        ]
-    cells = f"{whole['cells']:,} cells"
+    told = f"{whole['cells']:,} cells"
+    beside = whole["peak_gb"] / quarter["peak_gb"]
     return [
-        {
-            "name": name,
-            "goal": goal,
-            "value": value,
-            "unit": unit,
-            "met": value * sign >= goal * sign,
-            "measured": cells,
-        }
-        for name, goal, value, unit, sign in told
+        at_least("compaction", 10_000.0, whole["cells_per_cpu_second"], "cells per CPU-second", told),
+        at_most("peak memory", 1.0, whole["peak_gb"], "GB", told),
+        at_most("peak memory of all cells beside that of a quarter", 1.25, beside, "times", told),
+        *(
+            at_least(f"entropy of {label}, {row['workers']} workers, after", 0.99, row[label], "of random", told)
+            for row in found["mixing_after"]
+            for label in LABELS
+        ),
     ]
 
 
@@ -114,8 +102,8 @@ def main() -> None:
         ]
         after = mixed(Atlas.open(folder).snapshot().select(), options.batch_size)
     found: dict[str, Any] = {
-        "machine": {**machine(), "load_average": list(os.getloadavg())},
-        "versions": {name: version(name) for name in ("cellmill", "zarr", "numba", "pyarrow")},
+        "machine": machine(),
+        "versions": versions("cellmill", "zarr", "numba", "pyarrow"),
         "batch_size": options.batch_size,
         "rows": rows,
         "mixing_before": before,
@@ -123,8 +111,7 @@ def main() -> None:
     }
     found["goals"] = goals(found)
     show(found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, options.output)
 
 
 def show(found: dict[str, Any]) -> None:
@@ -140,8 +127,7 @@ def show(found: dict[str, Any]) -> None:
     for before, after in zip(found["mixing_before"], found["mixing_after"], strict=True):
         told = ", ".join(f"of {label}s {before[label]:.2%}, then {after[label]:.2%}" for label in LABELS)
         print(f"{before['workers']:>3} workers, {before['cells_of_a_worker']} cells each: entropy {told} of random")
-    for goal in found["goals"]:
-        print(f"{'met' if goal['met'] else 'NOT MET':8}{goal['name']}: {goal['value']:,.3f} (goal {goal['goal']:g})")
+    show_goals(found["goals"])
 
 
 if __name__ == "__main__":

@@ -12,19 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import shutil
 import time
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
+from benchmarks.report import at_least, at_most, machine, save, show_goals, versions
 
 RECORD, FENCE_EVERY, WINDOW = 24, 1024, 128
 SLICE = 1 << 20
@@ -213,19 +210,13 @@ def report(rows: list[dict[str, Any]], layouts: dict[str, list[list[int]]], tota
     wider = max(found["peak_gb"] for found in extrapolated)
     recall = min(found["found"] / found["known"] for found in rows)
     goals = [
-        {"name": f"peak memory, {total:.0e} hashes", "goal": 1.0, "value": peak, "unit": "GB", "measured": True},
-        {"name": f"peak memory, {bigger:.0e} hashes", "goal": 1.0, "value": wider, "unit": "GB", "measured": False},
-        {"name": "duplicates found", "goal": 1.0, "value": recall, "unit": "share", "measured": True},
+        at_most("peak memory", 1.0, peak, "GB", f"{total:,} hashes"),
+        at_most("peak memory", 1.0, wider, "GB", f"{bigger:,} hashes, by arithmetic"),
+        at_least("duplicates found", 1.0, recall, "of those there are", f"{total:,} hashes"),
     ]
-    met = [peak <= 1.0, wider <= 1.0, recall == 1.0]
     return {
-        "machine": {
-            "cpus": psutil.cpu_count(),
-            "memory_gb": psutil.virtual_memory().total / 1e9,
-            "system": platform.platform(),
-            "load_average": list(os.getloadavg()),
-        },
-        "versions": {name: version(name) for name in ("cellmill", "numpy", "numba", "pyarrow", "obstore")},
+        "machine": machine(),
+        "versions": versions("cellmill", "numpy", "numba", "pyarrow", "obstore"),
         "hashes": total,
         "rows": rows,
         "arithmetic": {
@@ -235,7 +226,7 @@ def report(rows: list[dict[str, Any]], layouts: dict[str, list[list[int]]], tota
             "runs": "one, or those that 2,000 data sets of equal size leave",
         },
         "extrapolated": extrapolated,
-        "goals": [{**goal, "met": bool(is_met)} for goal, is_met in zip(goals, met, strict=True)],
+        "goals": goals,
     }
 
 
@@ -250,8 +241,7 @@ def show(result: dict[str, Any]) -> None:
                 f"{found['index']:>14}{found['runs']:>6}{found['new_cells']:>12,}{found['search_seconds']:>10.2f}"
                 f"{wrote:>9}{found['peak_gb']:>9.2f}{found['bytes_read'] / 1e6:>10,.1f}"
             )
-    for goal in result["goals"]:
-        print(f"{goal['name']}: {goal['value']:.3f} {goal['unit']} (goal {goal['goal']}): {goal['met']}")
+    show_goals(result["goals"])
 
 
 def main() -> None:
@@ -289,9 +279,8 @@ def main() -> None:
             shutil.rmtree(folder)
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     result = report(rows, layouts, total)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(result, options.output)
     show(result)
 
 

@@ -16,11 +16,9 @@ import argparse
 import json
 import mmap
 import os
-import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 from benchmarks.ingest_inputs import write_h5ad
+from benchmarks.report import at_least, at_most, machine, save, show_goals, versions
 
 WARM_UP_CELLS = 8000
 PACKAGES = ("annbatch==0.3.*", "zarrs", "datasets", "pyarrow")
@@ -63,7 +62,7 @@ def main() -> None:
         memory = memory_by_size(options.memory_cells, folder)
     found = {
         "machine": machine(),
-        "versions": {name: version(name) for name in ("cellmill", "zarr", "numcodecs", "h5py", "ray", "anndata")},
+        "versions": versions("cellmill", "zarr", "numcodecs", "h5py", "ray", "anndata"),
         "cells": options.cells,
         "rounds": options.rounds,
         "rows": rows,
@@ -72,8 +71,7 @@ def main() -> None:
         "goals": goals(rows, memory, options.cells),
     }
     show(found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, options.output)
 
 
 def throughput(options: argparse.Namespace, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -180,9 +178,6 @@ def goals(rows: list[dict[str, Any]], memory: list[dict[str, float]], cells: int
     rate = {(row["name"], row["input"]): row["cells_per_cpu_second"] for row in rows}
     found = []
 
-    def add(name: str, goal: float, value: float, unit: str, met: bool, measured: str) -> None:
-        found.append({"name": name, "goal": goal, "value": value, "unit": unit, "met": met, "measured": measured})
-
     for kind in COMPRESSIONS:
         peers = {name: rate[name, kind] for name in PEERS if (name, kind) in rate}
         for name in ("local", "ray"):
@@ -190,11 +185,11 @@ def goals(rows: list[dict[str, Any]], memory: list[dict[str, float]], cells: int
                 fastest = max(peers, key=lambda peer: peers[peer])
                 value = rate[name, kind] / peers[fastest]
                 text = f"{ROWS[name]}, {kind} h5ad of {cells:,} cells, beside {PEERS[fastest]}"
-                add(f"speed beside the fastest peer: {name}, {kind}", 2.0, value, "times", value >= 2, text)
+                found.append(at_least(f"speed beside the fastest peer: {name}, {kind}", 2.0, value, "times", text))
             if (name, kind) in rate and ("floor", kind) in rate:
                 value = rate["floor", kind] / rate[name, kind]
                 text = f"{ROWS[name]}, {kind} h5ad of {cells:,} cells, beside {ROWS['floor']}"
-                add(f"time beside the floor: {name}, {kind}", 3.0, value, "times", value <= 3, text)
+                found.append(at_most(f"time beside the floor: {name}, {kind}", 3.0, value, "times", text))
     if len(memory) > 1:
         (first, last), base = memory[-2:], memory[0]
         slope = (last["peak_gb"] - first["peak_gb"]) / (last["cells"] - first["cells"])
@@ -202,15 +197,8 @@ def goals(rows: list[dict[str, Any]], memory: list[dict[str, float]], cells: int
         text = f"peak at {int(base['cells']):,} cells {base['peak_gb']:.2f} GB; at 2,000,000 extrapolated from "
         text += " and ".join(f"{int(size['cells']):,} ({size['peak_gb']:.2f} GB)" for size in (first, last))
         value = at_end - base["peak_gb"]
-        add("memory from the smallest to 2,000,000 cells", 1.024, value, "GB more", value <= 1.024, text)
+        found.append(at_most("memory from the smallest to 2,000,000 cells", 1.024, value, "GB more", text))
     return found
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = next((line.split(":")[1].strip() for line in about.splitlines() if line.startswith("model name")), "")
-    return {"cpu": model, "cpus": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -227,11 +215,7 @@ def show(found: dict[str, Any]) -> None:
     print()
     for size in found["memory"]:
         print(f"{int(size['cells']):>12,} cells: peak {size['peak_gb']:.2f} GB")
-    for goal in found["goals"]:
-        state = "met" if goal["met"] else "NOT MET"
-        print(
-            f"{state:8}{goal['name']}: {goal['value']:.2f} {goal['unit']} (goal {goal['goal']:g}; {goal['measured']})"
-        )
+    show_goals(found["goals"])
     for note in found["notes"]:
         print(note)
 

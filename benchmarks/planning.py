@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 from benchmarks.catalogue import N_TYPES, SHARD, in_child, write
+from benchmarks.report import at_most, machine, save, show_goals, versions
 from benchmarks.turns import peak_gb
 
 from cellmill.atlas import Atlas
@@ -131,37 +128,29 @@ def main() -> None:
             rows.append(planned(folder, name, options.workers))
             print(json.dumps(rows[-1]), flush=True)
     result = {
-        "machine": {
-            "cpus": psutil.cpu_count(),
-            "memory_gb": psutil.virtual_memory().total / 1e9,
-            "system": platform.platform(),
-            "load_average": list(os.getloadavg()),
-        },
-        "versions": {name: version(name) for name in ("cellmill", "numpy", "pyarrow", "deltalake")},
+        "machine": machine(),
+        "versions": versions("cellmill", "numpy", "pyarrow", "deltalake"),
         "cells": n_shards * SHARD,
         "shards": n_shards,
         "workers": options.workers,
         "rows": rows,
-        "goals": goals(rows),
+        "goals": goals(rows, n_shards * SHARD),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    save(result, options.output)
     show(result)
 
 
-def goals(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what was to be reached."""
+def goals(rows: list[dict[str, Any]], cells: int) -> list[dict[str, Any]]:
+    """Return what was to be reached, and whether it was."""
     once = next(row for row in rows if row["draws"] == "every cell once")
     before = {row["draws"]: sum(row["seconds"].values()) - row["seconds"]["a group"] for row in rows}
-    found = [
-        ("peak memory of a worker that plans", 2.0, max(row["peak_gb"] for row in rows), "GB"),
-        ("seconds to the first group, every cell once", 30.0, before["every cell once"], "s"),
-        ("seconds to the first group, any draws", 600.0, max(before.values()), "s"),
-        ("description of a group, every cell once", 3.0, once["us_per_cell"], "us a cell"),
-    ]
+    peak = max(row["peak_gb"] for row in rows)
+    told = f"{cells:,} cells"
     return [
-        {"name": name, "goal": goal, "value": value, "unit": unit, "met": value <= goal, "measured": True}
-        for name, goal, value, unit in found
+        at_most("peak memory of a worker that plans", 2.0, peak, "GB", f"{told}, any draws"),
+        at_most("seconds to the first group", 30.0, before["every cell once"], "s", f"{told}, every cell once"),
+        at_most("seconds to the first group", 600.0, max(before.values()), "s", f"{told}, any draws"),
+        at_most("description of a group", 3.0, once["us_per_cell"], "us a cell", f"{told}, every cell once"),
     ]
 
 
@@ -173,8 +162,7 @@ def show(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         seconds = "".join(f"{row['seconds'][step]:>15.3f} s" for step in steps)
         print(f"{row['draws']:20}{row['drawn']:>15,}{seconds}{row['us_per_cell']:>9.2f}{row['peak_gb']:>9.2f}")
-    for goal in result["goals"]:
-        print(f"{goal['name']}: {goal['value']:.2f} {goal['unit']} (goal {goal['goal']:g}): {goal['met']}")
+    show_goals(result["goals"])
 
 
 if __name__ == "__main__":

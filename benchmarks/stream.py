@@ -20,16 +20,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from benchmarks.ingest import machine, touch_memory
+from benchmarks.ingest import touch_memory
 from benchmarks.ingest_inputs import write_h5ad
 from benchmarks.raw_counts import RawCounts
+from benchmarks.report import machine, save, show_goals, versions
 from benchmarks.stream_goals import goals, where_time_goes
 from benchmarks.stream_rows import tokeniser
 from benchmarks.synthetic import write_atlas
@@ -122,7 +122,7 @@ def main() -> None:
         shards = selection.shards
         found = {
             "machine": machine(),
-            "versions": {name: version(name) for name in ("cellmill", "zarr", "zarrs", "ray", "numba", "pyarrow")},
+            "versions": versions("cellmill", "zarr", "zarrs", "ray", "numba", "pyarrow"),
             "cells": options.cells,
             "datasets": len({entry.dataset for entry in shards}),
             "genes_per_cell": sum(entry.nnz for entry in shards) / options.cells,
@@ -140,8 +140,7 @@ def main() -> None:
     found["goals"] = goals(found)
     found["notes"] += where_time_goes(found)
     show(found)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=1) + "\n")
+    save(found, options.output)
 
 
 def write_atlases(folder: Path, cells: int) -> None:
@@ -301,8 +300,7 @@ def show(found: dict[str, Any]) -> None:
             f"of random, of data sets {row['dataset']:.2%}; the slowest has {row['straggler_ratio']:.3f} times the "
             f"tokens of the mean; {row['micro_batches']:.1f} micro-batches waste {row['waste_of_micro_batches']:.2%}"
         )
-    for goal in found["goals"]:
-        print(f"{'met' if goal['met'] else 'NOT MET':8}{goal['name']}: {goal['value']:,.3f} (goal {goal['goal']:g})")
+    show_goals(found["goals"])
     for note in found["notes"]:
         print(note)
 

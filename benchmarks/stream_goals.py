@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.report import at_least, at_most
+
 
 def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the goals of what was measured."""
@@ -14,26 +16,24 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     cells = f"{found['cells']:,} cells of {found['datasets']} data sets in batches of {found['batch_size']}"
     rows = f"{cells}, median of {found['rounds']} rounds"
 
-    def add(name: str, goal: float, value: float, unit: str, met: bool, measured: str = rows) -> None:
-        facts = {"name": name, "goal": goal, "value": value, "unit": unit, "met": met, "measured": measured}
-        result.append(facts)
-
     for name, goal in (("local:tokens", 60_000.0), ("ray:tokens", 45_000.0)):
         for row in (name, f"{name}-arrow"):
             if row in rate:
-                add(f"tokens: {row}", goal, rate[row], "cells per CPU-second", rate[row] >= goal)
+                result.append(at_least(f"tokens: {row}", goal, rate[row], "cells per CPU-second", rows))
     if "peer:annbatch" in rate:
         for row in ("local:raw", "local:raw-arrow"):
             value = rate[row] / rate["peer:annbatch"]
-            add(f"raw counts beside annbatch: {row}", 3.0, value, "times", value >= 3)
+            result.append(at_least(f"raw counts beside annbatch: {row}", 3.0, value, "times", rows))
     for row in (row for row in peak if row.startswith("local:") and row != "local:floor"):
-        add(f"peak memory: {row}", 1.0, peak[row], "GB", peak[row] < 1, f"{cells}, largest of {found['rounds']} rounds")
+        told = f"{cells}, largest of {found['rounds']} rounds"
+        result.append(at_most(f"peak memory: {row}", 1.0, peak[row], "GB", told))
     for row in found["mixing"]:
-        value, name = row["waste_of_micro_batches"], f"waste of micro-batches, workers: {row['workers']}"
-        add(name, 0.01, value, "of the time", value < 0.01, f"{cells}, {row['micro_batches']:.1f} micro-batches a step")
+        told = f"{cells}, {row['micro_batches']:.1f} micro-batches a step"
+        name, value = f"waste of micro-batches, workers: {row['workers']}", row["waste_of_micro_batches"]
+        result.append(at_most(name, 0.01, value, "of the time", told))
     for label in ("donor", "dataset"):
         value = found["mixing"][0][label]
-        add(f"entropy of {label} in global batches", 0.99, value, "of random batches", value >= 0.99, cells)
+        result.append(at_least(f"entropy of {label} in global batches", 0.99, value, "of random batches", cells))
     return result
 
 
