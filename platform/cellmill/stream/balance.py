@@ -75,8 +75,9 @@ def check_capacity(longest: int, capacity: int) -> None:
 def split_cells(lengths: I64, parts: int, capacity: int) -> list[I64]:
     """Return the cells of each part, ascending.
 
-    Cells are dealt, longest first, each to the part with fewest tokens. Should that overfill one, which fewer parts may
-    avoid, some parts are left empty: any number from `micro_batch_count` on will do.
+    Cells are dealt, longest first, each to the part with fewest tokens; then the fullest part gives a cell away, or
+    changes one for a shorter one, as long as that makes it lighter. Should one be too full all the same, which fewer
+    parts may avoid, some parts are left empty: any number from `micro_batch_count` on will do.
 
     Parameters
     ----------
@@ -154,4 +155,34 @@ def _deal(lengths: I64, order: I64, parts: int) -> tuple[I64, I64]:
         lightest = np.argmin(tokens)
         part[cell] = lightest
         tokens[lightest] += lengths[cell]
+    while _relieve(lengths, part, tokens):
+        pass
     return part, tokens
+
+
+@compiled
+def _relieve(lengths: I64, part: I64, tokens: I64) -> bool:
+    """Make the fullest part lighter by one cell that moves or changes places; return False where none can."""
+    full, light = np.argmax(tokens), np.argmin(tokens)
+    least, mine, other, shift, to = tokens[full], -1, -1, np.int64(0), light
+    for a in range(lengths.size):
+        if part[a] != full:
+            continue
+        after = max(tokens[full] - lengths[a], tokens[light] + lengths[a])
+        if after < least:
+            least, mine, other, shift, to = after, a, -1, lengths[a], light
+        for b in range(lengths.size):
+            less = lengths[a] - lengths[b]
+            if less <= 0 or part[b] == full:
+                continue
+            after = max(tokens[full] - less, tokens[part[b]] + less)
+            if after < least:
+                least, mine, other, shift, to = after, a, b, less, part[b]
+    if mine < 0:
+        return False
+    part[mine] = to
+    if other >= 0:
+        part[other] = full
+    tokens[full] -= shift
+    tokens[to] += shift
+    return True
