@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from cellmill.errors import ResourceError
-from cellmill.ingestion.packing import MOST_BYTES, ranges
+from cellmill.ingestion.packing import MOST_BYTES
 from cellmill.ingestion.sources.base import Source
+from cellmill.ingestion.sources.starts import Starts
 
 _LOOKS, _LOOK_CELLS = 16, 32
 _RAW_BYTES = 40
@@ -108,7 +109,7 @@ def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> No
             )
 
 
-def chunks_of(starts: npt.NDArray[np.int64], megabytes: float, text: float = 0.0) -> tuple[tuple[int, int], ...]:
+def chunks_of(starts: Starts, megabytes: float, text: float = 0.0) -> tuple[tuple[int, int], ...]:
     """Return ranges of cells whose harmonised counts and metadata fit into a task's memory.
 
     Parameters
@@ -122,5 +123,14 @@ def chunks_of(starts: npt.NDArray[np.int64], megabytes: float, text: float = 0.0
     """
     limit = int(megabytes * 1e6 * _CHUNK_SHARE)
     each = max(_CELL_BYTES, int(text * _TEXT_COPIES), limit // _MOST_CELLS)
-    weights = starts[1:] * _ENTRY_BYTES + np.arange(1, starts.size) * each
-    return tuple(ranges(weights, limit))
+
+    def weight(rows: int) -> int:
+        return int(starts[rows]) * _ENTRY_BYTES + rows * each
+
+    # Cells are as many as there are: nothing is reckoned of all of them.
+    n, start, found = starts.size - 1, 0, []
+    while start < n:
+        stop = max(start + 1, bisect_right(range(n + 1), weight(start) + limit, lo=start, key=weight) - 1)
+        found.append((start, stop))
+        start = stop
+    return tuple(found)

@@ -13,6 +13,7 @@ from cellmill.ingestion.config import IngestConfig, SourceConfig
 from cellmill.ingestion.plan import SourcePlan, plan_source
 from cellmill.ingestion.sources import Place, registry
 from cellmill.ingestion.sources.finding import find_places
+from cellmill.ingestion.sources.holding import bounded
 from cellmill.ingestion.sources.joined import open_joined
 from cellmill.storage import Storage
 
@@ -39,12 +40,13 @@ class PlanSource:
         """Run one task."""
         location, name, own = self.sources[number]
         place = Place(location)
-        found = registry.resolve(place, own)
-        source = open_joined(found.name, place, name, own)
-        try:
-            return plan_source(source, place.location, found.name, own, self.config, self.withdrawals)
-        finally:
-            source.close()
+        with bounded(self.config.task_memory_mb):
+            found = registry.resolve(place, own)
+            source = open_joined(found.name, place, name, own)
+            try:
+                return plan_source(source, place.location, found.name, own, self.config, self.withdrawals)
+            finally:
+                source.close()
 
 
 def plan_all(config: IngestConfig, backend: Backend) -> list[SourcePlan]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -19,6 +17,7 @@ from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.obsm import PREFIX, TableMatrix, names_of_columns
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import is_web
+from cellmill.ingestion.sources.starts import Starts
 from cellmill.ingestion.sources.table import Table
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 from cellmill.ingestion.sources.tree import Tree
@@ -77,7 +76,7 @@ class AnnDataGroupSource:
         return [*named, *own, *(place for place in layers if place not in named)]
 
     @translated(reading_hdf5)
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin among all that are stored at `place`."""
         return self._matrix(place).starts
 

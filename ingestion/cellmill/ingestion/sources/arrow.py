@@ -15,8 +15,6 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from scipy import sparse
@@ -31,6 +29,7 @@ from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.starts import Starts
 
 BARCODES = (
     "barcode", "barcodes", "cell_id", "cell_ids", "obs_id", "CellID", "cell", "index", "BARCODE_SUB_LIB_ID",
@@ -109,7 +108,7 @@ class ArrowSource:
         """Return the one place of the counts."""
         return ["X"]
 
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin; in lists, as if the cells of one group of rows were alike."""
         return self._at(place).starts
 

@@ -17,6 +17,7 @@ from cellmill.ingestion.obs import CELLXGENE_COLUMNS
 from cellmill.ingestion.sources.arrow_features import FeatureTable
 from cellmill.ingestion.sources.arrow_parts import Parts
 from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 
 FEATURES = ("genes", "gene_ids", "gene_indices", "gene_idx", "indices", "features", "feature_indices", "feature_ids")
 VALUES = ("expressions", "expression", "counts", "values", "data", "umis", "raw_counts")
@@ -62,7 +63,7 @@ class Lists:
         self.var = with_modality(self._table.frame)
 
     @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Starts:
         """Where the values of each cell begin: int64 [n_cells + 1]."""
         return self._parts.starts(self._values)
 
@@ -168,9 +169,9 @@ class Columns:
         self.var = with_modality(var)
 
     @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Starts:
         """Where the values of each cell begin: int64 [n_cells + 1]."""
-        return np.arange(self._parts.n_rows + 1, dtype=np.int64) * len(self.taken)
+        return EvenStarts([self._parts.n_rows], [len(self.taken)])
 
     @property
     def blocks(self) -> dict[str, int]:

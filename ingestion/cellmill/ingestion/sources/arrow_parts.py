@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.sources.parquet_memory import buffer_bytes, reading_bytes
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import is_web
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.translating import first_line
 
 _PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
@@ -328,7 +328,7 @@ class Parts:
         with reading(self.parts[0].url):
             return max(part.reading_bytes(columns) for part in self.parts)
 
-    def starts(self, column: str) -> npt.NDArray[np.int64]:
+    def starts(self, column: str) -> Starts:
         """Return where the values of each row's list begin, as if rows of one group were alike: int64 [n_rows + 1].
 
         Raises
@@ -340,9 +340,7 @@ class Parts:
         for part in self.parts:
             with reading(part.url):
                 groups += part.lengths(column)
-        rows = np.array([n for n, _ in groups], np.int64)
-        each = np.array([-(-values // max(n, 1)) for n, values in groups], np.int64)
-        return np.concatenate([[0], np.cumsum(np.repeat(each, rows))])
+        return EvenStarts([n for n, _ in groups], [-(-values // max(n, 1)) for n, values in groups])
 
     def close(self) -> None:
         """Close all files."""

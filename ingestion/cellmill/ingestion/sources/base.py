@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
+
+from cellmill.ingestion.sources.starts import Starts
 
 NAMED_COUNTS = frozenset({"counts", "count", "raw_counts", "rawcounts", "raw_count", "raw", "umi", "umis"})
 """Names of layers that say that counts are in them."""
@@ -52,7 +52,7 @@ class Source(Protocol):
         """Return the places where counts may be, the likeliest first."""
         ...
 
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin among all that are stored at `place`: int64 [n_cells + 1].
 
         What is read at once is chosen by it: it is exact, or an upper bound, wherever the format tells it.

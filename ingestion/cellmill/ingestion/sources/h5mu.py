@@ -18,6 +18,7 @@ from cellmill.ingestion.sources.base import Source
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_array
 from cellmill.ingestion.sources.hdf5_tree import Hdf5Tree
+from cellmill.ingestion.sources.holding import hold, text_bytes
 from cellmill.ingestion.sources.joined import Further, JoinedSource
 from cellmill.ingestion.sources.modalities import MODALITY, modality_of_name
 from cellmill.ingestion.sources.place import Place
@@ -25,6 +26,7 @@ from cellmill.ingestion.sources.table import Table
 from cellmill.ingestion.sources.tenx_features import digest_of_part
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
+_LOOK = 32
 _FIX = "Write the file again with mudata: `mdata.update(); mdata.write(path)`."
 
 
@@ -128,10 +130,13 @@ class ModalitySource(AnnDataGroupSource):
         if key not in self._others:
             path = f"mod/{key}/obs" if key else "obs"
             table = Table(self._file[path], f"{self._place.url}: {path}", Hdf5Tree(self._file))
+            mine = self._table("obs")
+            names = text_bytes(table.n_rows + mine.n_rows, table.index(0, _LOOK))
+            hold(f"Matching {mine.n_rows:,} barcodes with {table.n_rows:,}", 2 * names, f"{self._place.url}: {path}")
             index = table.index().astype(str)
             if not index.is_unique:
                 raise SourceError(f"Two cells of {path} have one name.", where=self._place.url, fix=_FIX)
-            self._others[key] = table, index.get_indexer(self._table("obs").index().astype(str)).astype(np.int64)
+            self._others[key] = table, index.get_indexer(mine.index().astype(str)).astype(np.int64)
         return self._others[key]
 
     def _check_map(self) -> None:

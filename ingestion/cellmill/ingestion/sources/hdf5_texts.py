@@ -9,6 +9,9 @@ import numpy as np
 
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs
+from cellmill.ingestion.sources.holding import hold, text_bytes
+
+_LOOK = 32
 
 
 def read_texts(group: h5py.Group, key: str, where: str) -> list[str]:
@@ -38,6 +41,10 @@ def read_array(group: h5py.Group, key: str, where: str, start: int = 0, stop: in
         raise SourceError(f"{group.name}/{key} is no array.", where=where)
     refuse_bombs(item, where)
     try:
+        if stop is None:
+            n = int(item.shape[0])
+            # As the file has it, and as text.
+            hold(f"The {n:,} values of {group.name}/{key}", 2 * text_bytes(n, np.ravel(item[:_LOOK])), where)
         values: Any = item[start:stop]
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise SourceError(f"{group.name}/{key} cannot be read: {error}.", where=where) from error

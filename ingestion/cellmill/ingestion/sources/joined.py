@@ -17,10 +17,12 @@ from cellmill.ingestion.config import JoinConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import registry
 from cellmill.ingestion.sources.base import ObsBlocks, Source
+from cellmill.ingestion.sources.holding import hold, text_bytes
 from cellmill.ingestion.sources.place import Place
 
 I64 = npt.NDArray[np.int64]
 _AND = " + "
+_LOOK = 32
 _NEAR = 64
 """Rows this close together are read at once, with those between them."""
 
@@ -125,9 +127,10 @@ class JoinedSource:
     def starts(self, place: str) -> I64:
         """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
         if place not in self._starts:
+            hold(f"Where the {self.n_cells:,} cells begin", 24 * self.n_cells, self.url)
             lengths = np.zeros(self.n_cells, np.int64)
             for (source, own, _), rows in zip(self.parts(place), self._rows, strict=True):
-                lengths += np.where(rows >= 0, np.diff(source.starts(own))[rows], 0)
+                lengths += np.where(rows >= 0, np.diff(np.asarray(source.starts(own)))[rows], 0)
             self._starts[place] = np.concatenate([[0], np.cumsum(lengths)])
         return self._starts[place]
 
@@ -169,6 +172,7 @@ class JoinedSource:
         """Return the rows of every matrix, the first's ascending; -1 where a matrix may lack the cell, and does."""
         everywhere = [other for other in self.others if not other.own]
         n = self.first.n_cells
+        hold(f"The rows of {n:,} cells in each matrix", 8 * n * (1 + len(self.others)), self.url)
         if not everywhere:
             return [np.arange(n)] * (1 + len(self.others))
         barcodes = _barcodes(self.first)
@@ -248,6 +252,10 @@ def _refuse_several(source: Source) -> None:
 
 
 def _barcodes(source: Source) -> pd.Index:
+    n = source.n_cells
+    names = text_bytes(n, source.obs([], 0, min(n, _LOOK)).index)
+    # As the file has them and as text, where each is found, and where it is in the other matrix.
+    hold(f"Matching {n:,} barcodes", 2 * names + 40 * n, source.url)
     index: pd.Index = source.obs([]).index.astype(str)
     if not index.is_unique:
         twice = index[index.duplicated()][0]

@@ -8,8 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import h5py
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -23,6 +21,7 @@ from cellmill.ingestion.sources.matrix import block_bytes, native
 from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 BARCODES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "cell_names", "index")
@@ -84,10 +83,10 @@ class LoomSource:
         return [*named, "X", *(place for place in layers if place not in named)]
 
     @translated(reading_hdf5)
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin: every value is stored, for loom is dense."""
         self._matrix(place)
-        return np.arange(self.n_cells + 1, dtype=np.int64) * int(self._shape[0])
+        return EvenStarts([self.n_cells], [int(self._shape[0])])
 
     @translated(reading_hdf5)
     def var(self, place: str) -> pd.DataFrame:

@@ -18,12 +18,15 @@ from cellmill.atlas.jit import compiled
 from cellmill.counts import refuse_inexact
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
+from cellmill.ingestion.sources.holding import hold
 from cellmill.ingestion.sources.prepared import prepared
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.stored_rows import StoredRows, write_rows
 from cellmill.ingestion.sources.vector import Vector
 
 Layout = Literal["csr", "csc", "dense"]
 _ENTRIES_AT_ONCE = 1 << 19
+_STARTS_AT_ONCE = 1 << 20
 _LOOK_CELLS = 256
 """Of so few rows a matrix by columns is searched, rather than transposed: who looks may not want to read."""
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error, BaseError)
@@ -78,12 +81,29 @@ class H5Matrix:
         n = item["data"].shape[0]
         if item["indptr"].shape != (major + 1,) or item["indices"].shape != (n,):
             raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
-        try:
-            self._indptr: npt.NDArray[np.int64] = item["indptr"][:].astype(np.int64)
-        except UNREADABLE as error:
-            raise SourceError(f"Its rows cannot be read: {_text(error)}.", where=where, fix=_FIX) from error
-        if self._indptr[0] != 0 or self._indptr[-1] != n or np.any(np.diff(self._indptr) < 0):
+        self._indptr = self._read_indptr()
+        if self._indptr[0] != 0 or self._indptr[-1] != n:
             raise SourceError("The sparse matrix is inconsistent.", where=where, fix=_FIX)
+
+    def _read_indptr(self) -> npt.NDArray[np.int64]:
+        """Return where rows (or columns) begin, read in pieces: it is as long as there are cells."""
+        item = self._item["indptr"]
+        n, chunk = int(item.shape[0]), int(item.chunks[0]) if item.chunks else 1
+        hold(
+            f"Where the {n - 1:,} {'rows' if self.layout == 'csr' else 'columns'} begin",
+            8 * n + block_bytes(item),
+            self._where,
+        )
+        found = np.empty(n, np.int64)
+        step = max(1, _STARTS_AT_ONCE // chunk) * chunk
+        for a in range(0, n, step):
+            try:
+                found[a : a + step] = item[a : a + step]
+            except UNREADABLE as error:
+                raise SourceError(f"Its rows cannot be read: {_text(error)}.", where=self._where, fix=_FIX) from error
+            if np.any(np.diff(found[max(a - 1, 0) : a + step]) < 0):
+                raise SourceError("The sparse matrix is inconsistent.", where=self._where, fix=_FIX)
+        return found
 
     @property
     def blocks(self) -> dict[str, int]:
@@ -95,14 +115,15 @@ class H5Matrix:
         return {f"Decoding a chunk of {name}": block_bytes(self._item[name]) for name in whole}
 
     @cached_property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Starts:
         """Where the values of each row begin among all that are stored: int64 [rows + 1]."""
         if self.layout == "csr":
             return self._indptr
         if self.layout == "dense":
-            return np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]
+            return EvenStarts([self.shape[0]], [self.shape[1]])
         if self._identity:
             return self._by_rows().starts
+        hold(f"Where the {self.shape[0]:,} rows begin", 16 * self.shape[0], self._where)
         counts = np.zeros(self.shape[0] + 1, np.int64)
         for row, _, _ in self._entries():
             counts[1:] += np.bincount(row, minlength=self.shape[0])

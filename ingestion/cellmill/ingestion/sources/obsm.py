@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.table import Table
 
 PREFIX = "obsm/"
@@ -37,9 +38,9 @@ class TableMatrix:
         return self._table.blocks(self._table.columns)
 
     @property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Starts:
         """Where the values of each row begin among all that are stored: int64 [rows + 1]."""
-        return np.arange(self.shape[0] + 1, dtype=np.int64) * self.shape[1]
+        return EvenStarts([self.shape[0]], [self.shape[1]])
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return rows ``[start, stop)``.

@@ -19,11 +19,13 @@ from cellmill.errors import SourceError, StorageError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.arrow_columns import pandas_array
 from cellmill.ingestion.sources.base import NAMED_COUNTS, Source
+from cellmill.ingestion.sources.holding import hold
 from cellmill.ingestion.sources.listing import children
 from cellmill.ingestion.sources.modalities import MODALITY, TERMS, modality_of_name, with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.soma_address import address, tiledb_config
+from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.translating import first_line, translated
 
 I64 = npt.NDArray[np.int64]
@@ -87,11 +89,10 @@ class SomaSource:
                 raise SourceError("It is TileDB-SOMA, but no experiment.", where=self.url, fix="Give the experiment.")
             self._obs, self._ms = self._experiment.obs, self._experiment.ms
             self._measurement = self._choose(measurement)
-            ids = self._obs.read(column_names=[_JOINID]).concat()[_JOINID].to_numpy()
-            self._ids: I64 = np.sort(ids)
+            self._ids = self._read_ids()
             self._places = self._find_places()
             self.stamp = self._identity()
-            if not self._ids.size:
+            if not len(self._ids):
                 raise SourceError("There are no cells.", where=self.url)
         except BaseException:
             self.close()
@@ -110,16 +111,16 @@ class SomaSource:
     @property
     def n_cells(self) -> int:
         """Number of cells."""
-        return int(self._ids.size)
+        return len(self._ids)
 
     def places(self) -> Sequence[str]:
         """Return the layers whose names say counts, ``raw.X``, ``X``, and the other layers."""
         return self._places
 
     @translated(_reading)
-    def starts(self, place: str) -> I64:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin at `place`, as if cells were alike: only their number is known."""
-        return np.arange(self.n_cells + 1, dtype=np.int64) * -(-self._stored(place) // self.n_cells)
+        return EvenStarts([self.n_cells], [-(-self._stored(place) // self.n_cells)])
 
     @translated(_reading)
     def var(self, place: str) -> pd.DataFrame:
@@ -138,7 +139,7 @@ class SomaSource:
     @translated(_reading)
     def obs(self, columns: Sequence[str], start: int = 0, stop: int | None = None) -> pd.DataFrame:
         """Return rows ``[start, stop)`` of columns of the cells' table, indexed by barcode."""
-        ids = self._ids[start:stop]
+        ids = np.asarray(self._ids[start:stop], np.int64)
         names = [*dict.fromkeys([_JOINID, *([self._barcode] if self._barcode else []), *columns])]
         coords = (_coordinates(ids),) if tuple(self._obs.index_column_names) == (_JOINID,) else ()
         table = self._obs.read(coords, column_names=names).concat()
@@ -151,7 +152,7 @@ class SomaSource:
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)`` of the matrix at `place`."""
         array = self._array(place)
-        ids, features = self._ids[start:stop], self._features(place)[1]
+        ids, features = np.asarray(self._ids[start:stop], np.int64), self._features(place)[1]
         shape = (ids.size, features.size)
         if not ids.size:
             return sparse.csr_matrix(shape)
@@ -172,6 +173,27 @@ class SomaSource:
         if not np.array_equal(features[np.minimum(column, features.size - 1)][mine], columns[mine]):
             raise SourceError("The matrix names features that are not in var.", where=f"{self.url}: {place}", fix=_FIX)
         return sparse.csr_matrix((values[mine], (row[mine], column[mine])), shape=shape)
+
+    def _read_ids(self) -> I64 | range:
+        """Return the ids of all cells, ascending: a range if none is missing between them, as in the Census."""
+        n, low, high = 0, 0, -1
+        for part in self._ids_in_parts():
+            low, high = min(int(part.min()), low) if n else int(part.min()), max(int(part.max()), high)
+            n += part.size
+        if high - low + 1 == n:
+            return range(low, high + 1)
+        hold(f"The ids of {n:,} cells", 8 * n, self.url)
+        ids, at = np.empty(n, np.int64), 0
+        for part in self._ids_in_parts():
+            ids[at : at + part.size] = part
+            at += part.size
+        ids.sort()
+        return ids
+
+    def _ids_in_parts(self) -> Iterator[I64]:
+        for table in self._obs.read(column_names=[_JOINID]):
+            if len(table):
+                yield table[_JOINID].to_numpy()
 
     @cached_property
     def _barcode(self) -> str | None:

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from cellmill.console import progress
 from cellmill.errors import ResourceError
+from cellmill.ingestion.sources.holding import hold
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -52,6 +53,8 @@ def write_rows(
     ResourceError
         The disk has no room.
     """
+    # Counts, where rows begin, and what is reckoned of it to sort them.
+    hold(f"Bringing {shape[0]:,} cells into rows", 32 * shape[0], where)
     folder.mkdir(parents=True)
     _require_room(folder, n_entries * (2 * (8 + dtype.itemsize)), where)
     counts = np.zeros(shape[0], np.int64)

@@ -11,9 +11,11 @@ import pandas as pd
 import pyarrow as pa
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.holding import hold, text_bytes
 from cellmill.ingestion.sources.matrix import UNREADABLE
 from cellmill.ingestion.sources.tree import Tree
 
+_LOOK, _FEW = 32, 4096
 _ARRAYS = ("codes", "values", "mask")
 _FIX = "Read the file with anndata and write it again."
 
@@ -113,8 +115,29 @@ class Table:
         return found
 
     def frame(self) -> pd.DataFrame:
-        """Return the whole table."""
+        """Return the whole table.
+
+        Raises
+        ------
+        ResourceError
+            It does not fit into a task.
+        """
+        names = [self._index, *self.columns]
+        hold(f"The table of {self.n_rows:,} rows and {len(names):,} columns", sum(map(self._bytes, names)), self._where)
         return pd.DataFrame({name: self.column(name) for name in self.columns}, index=self.index())
+
+    def _bytes(self, name: str) -> int:
+        """Return what a whole column takes in memory, without its categories."""
+        if self._records:
+            field = self._item.dtype[name]
+            return self.n_rows * field.itemsize if field.kind in "biuf" else text_bytes(self.n_rows, self._look(name))
+        item = self._item[name]
+        array = next((item[part] for part in ("codes", "values") if not hasattr(item, "shape") and part in item), item)
+        numeric = hasattr(array, "dtype") and array.dtype.kind in "biuf"
+        return self.n_rows * int(array.dtype.itemsize) if numeric else text_bytes(self.n_rows, self._look(name))
+
+    def _look(self, name: str) -> Any:
+        return self.column(name, 0, min(_LOOK, self.n_rows))
 
     def _of_records(self, name: str, rows: slice) -> Any:
         self._tree.check_whole(self._item, self._where)
@@ -152,14 +175,21 @@ class Table:
 
     def _coded(self, name: str, codes: npt.NDArray[Any], categories: Any, *, ordered: bool) -> pd.Categorical:
         if name not in self._read_categories:
-            found = self._item_values(categories)
+            found = self._item_values(categories, name)
             self._read_categories[name] = pd.Index(np.atleast_1d(found))
         known = self._read_categories[name]
         if codes.size and not -1 <= int(codes.min()) <= int(codes.max()) < len(known):
             raise ValueError(f"it has codes beyond its {len(known)} categories")
         return pd.Categorical.from_codes(codes, known, ordered=ordered)
 
-    def _item_values(self, item: Any) -> npt.NDArray[Any]:
+    def _item_values(self, item: Any, name: str) -> npt.NDArray[Any]:
+        array = item if hasattr(item, "shape") else item["values"]
+        n = int(array.shape[0]) if array.shape else 1
+        if n > _FEW:
+            numeric = array.dtype.kind in "biuf"
+            # Of text, as the file has it and as Python does.
+            text = 0 if numeric else 2 * text_bytes(n, self._values(array, slice(0, _LOOK)))
+            hold(f"The {n:,} categories of {name!r}", text or n * int(array.dtype.itemsize), self._where)
         if hasattr(item, "shape"):
             self._tree.check_whole(item, self._where)
             return self._values(item, slice(None) if item.shape else ())

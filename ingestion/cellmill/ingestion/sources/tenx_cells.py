@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.starts import Starts
 from cellmill.ingestion.sources.tenx_features import IDS, SYMBOLS
 
 
@@ -18,7 +19,7 @@ class _Matrix(Protocol):
     """Rows of cells over all features."""
 
     @property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Starts:
         """Where each row begins: int64 [rows + 1]."""
         ...
 
@@ -45,7 +46,7 @@ class TenxCells:
         """Return the one place of the counts."""
         return ["X"]
 
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
         self._check(place)
         return self._matrix.starts

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -17,6 +16,7 @@ from cellmill.ingestion.sources.hdf5 import is_hdf5, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_texts
 from cellmill.ingestion.sources.matrix import H5Matrix
 from cellmill.ingestion.sources.place import Place
+from cellmill.ingestion.sources.starts import Starts
 from cellmill.ingestion.sources.tenx_cells import TenxCells
 from cellmill.ingestion.sources.tenx_features import check_genome, columns_of_genome, digest_of_part, feature_table
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
@@ -96,7 +96,7 @@ class TenxH5Source(TenxCells):
         self._file.close()
 
     @translated(reading_hdf5)
-    def starts(self, place: str) -> npt.NDArray[np.int64]:
+    def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin among all that are stored: int64 [n_cells + 1]."""
         return super().starts(place)
 
