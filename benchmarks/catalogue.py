@@ -99,7 +99,7 @@ def write(folder: str, n_shards: int, n_kinds: int, n_sets: int) -> None:
                 checksum=digest * 2,
                 organism="human",
                 source_url=f"s3://bucket/{dataset}.h5ad",
-                source_sha256=f"{of:064x}",
+                source_digest=f"{of:064x}",
                 licence=LICENCES[of % len(LICENCES)],
                 config_digest=f"{of:064x}",
                 recipe=1,

@@ -100,7 +100,7 @@ def _shard(atlas: Atlas, dataset: str, matrix: Any, features: list[Feature], tok
         checksum=total,
         organism="human",
         source_url="synthetic",
-        source_sha256=source,
+        source_digest=source,
         licence="CC0-1.0",
         config_digest="synthetic",
         recipe=0,

@@ -9,7 +9,6 @@ the answer is that it is not known. A name that nothing here knows gets no answe
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 import re
 import shlex
@@ -25,6 +24,7 @@ from cellmill.atlas.forgotten import Forgotten, Held, find_forgotten
 from cellmill.atlas.standing import Standing
 from cellmill.atlas.withdrawals import all_withdrawals
 from cellmill.config import Config
+from cellmill.digest import digest_of_file
 from cellmill.errors import AtlasError, CellmillError, ConfigError, SourceError
 from cellmill.known import folders, is_digest, is_in_an_atlas
 from cellmill.lineage import Lineage, read_lineage
@@ -34,7 +34,7 @@ from cellmill.stamps import read_stamp
 
 Answer = Literal["yes", "no", "unknown"]
 _LARGEST_JSON = 64 << 20
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _OURS = frozenset(
     {
         "lineage.json",
@@ -124,7 +124,7 @@ def forward(thing: str, root: Path, where: str | None = None) -> Forward:
     Parameters
     ----------
     thing
-        Name of a data set; path, URL or sha256 (or its beginning) of a source file; ``ATLAS@SNAPSHOT``; ``ATLAS#N``
+        Name of a data set; path, URL or digest (or its beginning) of a source file; ``ATLAS@SNAPSHOT``; ``ATLAS#N``
         for a withdrawal; with `where` the atlas.
     root
         Folder to search.
@@ -169,7 +169,7 @@ def _check_known(name: str, lineages: list[Lineage], root: Path) -> None:
         raise SourceError(
             f"No lineage and no atlas knows a data set or source {name!r}.",
             where=f"searched below {root.absolute()}, and in the atlases of the lineages there",
-            fix="Give its name as `cellmill atlas show` has it, the path or the whole sha256 of a source file, or an "
+            fix="Give its name as `cellmill atlas show` has it, the path or the whole digest of a source file, or an "
             "atlas and --where. --root widens the search.",
         )
 
@@ -204,10 +204,9 @@ def _cells(thing: str, where: str | None) -> Cells:
             lambda tree: _named(tree, lambda node: node.digest.startswith(f"{atlas_id}@"), "snapshot"),
         )
     if Path(thing).is_file():
-        with Path(thing).open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return Cells(f"source file {thing} ({sha256[:16]})", lambda tree: _by_name(tree, thing, sha256))
-    called = None if _SHA256.fullmatch(thing) else thing
+        content = digest_of_file(Path(thing))
+        return Cells(f"source file {thing} ({content[:16]})", lambda tree: _by_name(tree, thing, content))
+    called = None if _DIGEST.fullmatch(thing) else thing
     return Cells(f"data set or source {thing!r}", lambda tree: _by_name(tree, thing, thing), called)
 
 

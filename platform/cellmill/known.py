@@ -31,7 +31,7 @@ def is_in_an_atlas(name: str, lineages: Iterable[Lineage], root: Path) -> bool:
     Parameters
     ----------
     name
-        Of a data set; URL or sha256 (or its beginning) of a source.
+        Of a data set; URL or digest (or its beginning) of a source.
     lineages
         Their snapshots say which atlases are asked.
     root
@@ -41,7 +41,7 @@ def is_in_an_atlas(name: str, lineages: Iterable[Lineage], root: Path) -> bool:
     urls = dict.fromkeys(node.location for node in nodes if node.kind == "snapshot")
     urls |= dict.fromkeys(str(folder) for folder, files in folders(root) if "atlas.json" in files)
     return any(
-        part.dataset == name or part.source_url == name or is_digest(name, part.source_sha256)
+        part.dataset == name or part.source_url == name or is_digest(name, part.source_digest)
         for url in urls
         for snapshot in _snapshots(url)
         for entry in snapshot.shards

@@ -28,7 +28,7 @@ class Lineage(Config):
     name
         A name for people.
     digest
-        The content's identity: sha256 of a source file, digest of a model folder, ``atlas-id@version`` of a snapshot.
+        The content's identity: BLAKE3 of a source file, digest of a model folder, ``atlas-id@version`` of a snapshot.
     location
         Path or URL it was seen at.
     facts

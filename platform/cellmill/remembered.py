@@ -40,7 +40,7 @@ def bounds(held: Iterable[Held], snapshot: Lineage, selected: str | None, where:
     least = most = 0
     for one in held:
         n = one.told + one.known
-        chosen = counts.get((one.dataset, one.sha256), 0)
+        chosen = counts.get((one.dataset, one.source_digest), 0)
         if not isinstance(chosen, int):
             most += n  # the lineage does not say
             continue
@@ -84,9 +84,8 @@ def least_by_files(atlas: Atlas, snapshot: Lineage, withdrawals: Iterable[Standi
 
 def _decided(selected: str, where: str, held: Held) -> bool | None:
     """Return whether a selection has all or none of the cells of a source; None where their values would tell."""
-    known = {
-        name: Facts(value, value, 0) for name, value in (("dataset", held.dataset), ("source_sha256", held.sha256))
-    }
+    values = {"dataset": held.dataset, "source_digest": held.source_digest}
+    known = {name: Facts(value, value, 0) for name, value in values.items()}
     texts = _equal(parse(where).tree) if not held.known else {}
     try:
         predicate = parse(selected)

@@ -93,7 +93,7 @@ def lineage(
         bool,
         typer.Option(
             "--forward",
-            help="Walk the other way: from a data set, a source file or its sha256, ATLAS@SNAPSHOT, ATLAS#WITHDRAWAL, "
+            help="Walk the other way: from a data set, a source file or its digest, ATLAS@SNAPSHOT, ATLAS#WITHDRAWAL, "
             "or ATLAS with --where, to the runs, models and answers that saw it.",
         ),
     ] = False,

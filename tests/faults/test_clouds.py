@@ -94,7 +94,7 @@ def test_the_whole_line(cloud: str, tmp_path: Path) -> None:
     config = settings(f"{cloud}/atlas", f"{cloud}/in")
     there = ingest(config)
     here = ingest(settings(str(tmp_path / "atlas"), str(tmp_path / "in")))
-    assert [report.sha256 for report in there.reports] == [report.sha256 for report in here.reports]
+    assert [report.source_digest for report in there.reports] == [report.source_digest for report in here.reports]
     atlas, local = Atlas.open(f"{cloud}/atlas"), Atlas.open(tmp_path / "atlas")
     pd.testing.assert_frame_equal(counts(atlas), counts(local))
     assert not ingest(config).changed

@@ -105,7 +105,7 @@ def ingested(config: IngestConfig) -> Digest:
     atlas.verify().check()
     tables = {report.dataset: counts(atlas, f"dataset == '{report.dataset}'") for report in result.reports}
     return {
-        report.dataset: (report.sha256, str(pd.util.hash_pandas_object(tables[report.dataset]).sum()))
+        report.dataset: (report.source_digest, str(pd.util.hash_pandas_object(tables[report.dataset]).sum()))
         for report in result.reports
     }
 

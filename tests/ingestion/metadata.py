@@ -53,7 +53,7 @@ def metadata_shard(
         checksum=digest,
         organism="human",
         source_url=dataset,
-        source_sha256=digest,
+        source_digest=digest,
         licence="CC0",
         config_digest=f"{dataset}/{digest.partition('-')[0]}",
         recipe=1,

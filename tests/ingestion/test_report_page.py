@@ -38,7 +38,7 @@ def test_the_page_tells_of_genes_umis_cells_licence_and_provenance(tmp_path: Pat
     told = rows(page)
     report = result.reports[0]
     assert told["licence"] == ["CC-BY-4.0"]
-    assert told["sha256"] == [report.sha256]
+    assert told["BLAKE3"] == [report.source_digest]
     assert told["file"] == [str(tmp_path / "one.h5ad")]
     assert told["outside of `where`"] == ["5"]
     assert told["one"][1:4] == ["CC-BY-4.0", "30", "25"]

@@ -218,8 +218,8 @@ def test_counts_tell_only_where_a_column_of_obs_does(tmp_path: Path) -> None:
     path = write(adata, tmp_path / "a.h5ad")
     ingest(config(tmp_path / "atlas", path, source=OBS))
     atlas = Atlas.open(tmp_path / "atlas")
-    sha256 = atlas.snapshot().shards[0].source_sha256
-    remove(atlas, f"source_sha256 = '{sha256}'", "corrupt")
+    digest = atlas.snapshot().shards[0].source_digest
+    remove(atlas, f"source_digest = '{digest}'", "corrupt")
     assert not ingest(config(tmp_path / "atlas", path, source=OBS)).changed
     adata.obs["age"] += 1
     ingest(config(tmp_path / "atlas", write(adata, path), source=OBS))

@@ -53,7 +53,7 @@ def test_by_data_set_source_and_snapshot(tmp_path: Path) -> None:
     told = {f"{kind} {name}": "no" for kind in ("run", "model") for name in ("alpha", "tuned")}
     told |= {"run all": "yes", "model all": "yes", "prediction lost.json": "unknown"}
     told |= {"prediction answer.json": "no", "prediction cells.h5ad": "no"}
-    for thing in ("beta", beta.source_sha256, beta.source_sha256[:10], beta.source_url):
+    for thing in ("beta", beta.source_digest, beta.source_digest[:10], beta.source_url):
         assert seen(thing, root) == told, thing
     everyone = {name: "unknown" if "lost" in name else "yes" for name in told}
     assert seen("alpha", root) == seen(f"{atlas.url}@1", root) == seen(atlas.url, root) == everyone
@@ -192,8 +192,8 @@ def test_a_name_that_nothing_knows_has_no_answer(tmp_path: Path) -> None:
     for unknown in ("betta", "donor == ", "d1", "0123456789"):
         with pytest.raises(SourceError, match="knows a data set"):
             forward(unknown, root)
-    # What the atlas holds, or held, is known though no lineage names it; bytes are what their sha256 says.
-    known = ("beta", beta.source_url, beta.source_sha256[:10], "0" * 64)
+    # What the atlas holds, or held, is known though no lineage names it; bytes are what their digest says.
+    known = ("beta", beta.source_url, beta.source_digest[:10], "0" * 64)
     for name in known:
         assert set(seen(name, root).values()) == {"no"}
     atlas.commit(remove=[beta.key])

@@ -107,7 +107,7 @@ def _metadata(
     obs = source.obs(tuple(dict.fromkeys(plan.columns.values())), start, start + measures.n_genes.size).iloc[rows]
     buffer = pa.py_buffer(hash_bytes(hashes))
     own = {
-        "cell_id": pa.array(cell_ids(plan.sha256, start + rows)),
+        "cell_id": pa.array(cell_ids(plan.source_digest, start + rows)),
         "dataset": pa.array([plan.dataset] * len(rows), pa.string()),
         "barcode": pa.array(obs.index.astype(str).to_numpy(), pa.string()),
         "source_row": pa.array(start + rows),

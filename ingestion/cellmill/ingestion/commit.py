@@ -169,9 +169,9 @@ def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -
     ConfigError
         Names the data set that has it.
     """
-    names = {part.source_sha256: part.dataset for entry in entries for part in entry.sources}
+    names = {part.source_digest: part.dataset for entry in entries for part in entry.sources}
     for plan in plans:
-        name = names.get(plan.sha256, plan.dataset)
+        name = names.get(plan.source_digest, plan.dataset)
         if name != plan.dataset:
             raise ConfigError(
                 f"The file is in the atlas already, as data set {name!r}.",
@@ -183,7 +183,7 @@ def refuse_renamed(plans: Sequence[SourcePlan], entries: Sequence[ShardEntry]) -
 def _superseded(part: Part, plans: Sequence[SourcePlan]) -> bool:
     return any(
         part.dataset == plan.dataset
-        and (part.source_url == plan.url or part.source_sha256 == plan.sha256)
+        and (part.source_url == plan.url or part.source_digest == plan.source_digest)
         and part.config_digest != plan.digest
         for plan in plans
     )

@@ -13,7 +13,7 @@ class DatasetReport(Config):
 
     Attributes
     ----------
-    dataset, url, sha256, licence, organism
+    dataset, url, source_digest, licence, organism
         What it is.
     counts
         Where its raw counts were found.
@@ -41,7 +41,7 @@ class DatasetReport(Config):
 
     dataset: str
     url: str
-    sha256: str
+    source_digest: str
     licence: str
     organism: str
     counts: str

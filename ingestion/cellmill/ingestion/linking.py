@@ -88,7 +88,7 @@ def link(config: IngestConfig) -> IngestResult:
         reports = [tally.report() for tally in tallies]
         done = commit(atlas, plans, entries, reports, config.duplicates, lease.check)
         for report in done.reports:
-            key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
+            key = f"reports/datasets/{report.dataset}/{report.source_digest[:16]}.json"
             atlas.storage.put(key, report.model_dump_json(indent=1).encode())
         purge_replaced(atlas, done, lease)
     return IngestResult(

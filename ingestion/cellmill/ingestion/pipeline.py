@@ -143,7 +143,7 @@ def _ingest_leased(
         entries = _write(atlas, plans, tallies, backend, lambda cells, of: advance(work.written(cells, of)))
     done = commit(atlas, plans, entries, [tally.report() for tally in tallies], config.duplicates, guard)
     for report in done.reports:
-        key = f"reports/datasets/{report.dataset}/{report.sha256[:16]}.json"
+        key = f"reports/datasets/{report.dataset}/{report.source_digest[:16]}.json"
         atlas.storage.put(key, report.model_dump_json(indent=1).encode())
     for plan in plans:
         staging.clear(atlas.storage, plan)
@@ -240,7 +240,7 @@ def refuse_twins(plans: Sequence[SourcePlan]) -> None:
     """Refuse a configuration that names the same content twice."""
     seen: dict[str, SourcePlan] = {}
     for plan in plans:
-        other = seen.setdefault(plan.sha256, plan)
+        other = seen.setdefault(plan.source_digest, plan)
         if other is not plan:
             raise ConfigError(
                 f"Two sources have the same content ({plan.dataset} and {other.dataset}).",

@@ -47,7 +47,7 @@ class SourcePlan:
         Path or URL by which it is opened again, or None for an AnnData in memory.
     format
         Name of the format that opens it.
-    dataset, url, sha256
+    dataset, url, source_digest
         Name and identity.
     files
         Digests of the files, with blanks between, where several are joined; empty for one.
@@ -80,7 +80,7 @@ class SourcePlan:
     config: SourceConfig
     dataset: str
     url: str
-    sha256: str
+    source_digest: str
     files: str
     stamp: str
     organism: Organism
@@ -122,7 +122,7 @@ class SourcePlan:
     @property
     def shuffle_key(self) -> np.uint64:
         """Seed of the order in which cells are written."""
-        return np.uint64(int(self.sha256[16:32], 16))
+        return np.uint64(int(self.source_digest[16:32], 16))
 
 
 def plan_source(
@@ -178,7 +178,7 @@ def plan_source(
     text = text_of(source, read)
     refuse_wide(text.mean, min(n_cells, ingest.shard_cells), memory, source.url)
     identity = {
-        "input": source.sha256,
+        "input": source.digest,
         "source": config.model_dump(mode="json", exclude=_NOT_OF_THE_RESULT, exclude_defaults=True),
         "format": format,
         "dataset": source.name,
@@ -194,7 +194,7 @@ def plan_source(
         config=config,
         dataset=source.name,
         url=source.url,
-        sha256=source.sha256,
+        source_digest=source.digest,
         files=" ".join(files) if len(files) > 1 else "",
         stamp=source.stamp,
         organism=organism,

@@ -71,7 +71,7 @@ def _section(name: str, report: DatasetReport) -> Section:
         header=("provenance", ""),
         rows=(
             ("file", report.url),
-            ("sha256", report.sha256),
+            ("BLAKE3", report.source_digest),
             ("licence", report.licence),
             ("raw counts in", report.counts),
             ("organism", report.organism),

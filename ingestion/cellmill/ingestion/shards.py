@@ -70,7 +70,7 @@ def draft(
         organism=plan.mapping.organism or plan.organism,
         licence=plan.config.licence,
         source_url=plan.url,
-        source_sha256=plan.sha256,
+        source_digest=plan.source_digest,
         config_digest=plan.digest,
         recipe=RECIPE,
         vocabulary_size=needed.size,

@@ -47,7 +47,7 @@ class Tally:
         return DatasetReport(
             dataset=plan.dataset,
             url=plan.url,
-            sha256=plan.sha256,
+            source_digest=plan.source_digest,
             licence=plan.config.licence,
             organism=plan.organism,
             counts=plan.place,

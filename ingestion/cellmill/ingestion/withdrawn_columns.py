@@ -63,7 +63,7 @@ def check_columns(
         former = [entry for entry in replaced if plan.dataset in entry.datasets]
         for one in withdrawals:
             withdrawal = one.withdrawal
-            if not _speaks_of(withdrawal, plan.dataset) and one.taken.had("", plan.files or plan.sha256):
+            if not _speaks_of(withdrawal, plan.dataset) and one.taken.had("", plan.files or plan.source_digest):
                 raise ConfigError(
                     f"Cells of this file were withdrawn under the name of another data set (withdrawal "
                     f"{withdrawal.number}: {withdrawal.where}): as {plan.dataset!r} they could come back.",
@@ -79,7 +79,7 @@ def check_columns(
                     fix="Nothing was committed. Run again: the column will be kept.",
                 )
             if missing and (
-                one.taken.had(plan.dataset, plan.files or plan.sha256)
+                one.taken.had(plan.dataset, plan.files or plan.source_digest)
                 or any(_has_withdrawn(storage, entry, plan.dataset, withdrawal) for entry in former)
             ):
                 raise ConfigError(

@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
 )
 """One row a cell.
 
-``files`` are the sha256 digests of the source's files, with blanks between, ``name`` is its barcode, mixed. ``counts``
+``files`` are the digests of the source's files, with blanks between, ``name`` is its barcode, mixed. ``counts``
 is missing where it is the same as in another row of its place, and where counts do not matter.
 """
 
@@ -98,5 +98,5 @@ class CellMarks:
 
 
 def files_of(part: Part) -> str:
-    """Return the sha256 digests of a source's files, with blanks between."""
-    return part.files or part.source_sha256
+    """Return the digests of a source's files, with blanks between."""
+    return part.files or part.source_digest

@@ -37,7 +37,7 @@ FIXED = pa.schema(
 VIRTUAL = ("is_duplicate",)
 """Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
 
-CATALOG = ("licence", "organism", "source_sha256", "source_url")
+CATALOG = ("licence", "organism", "source_digest", "source_url")
 """Columns that the catalog knows: each cell has its source's value, null where that is empty.
 
 Only a compacted shard, whose cells have several, stores them.

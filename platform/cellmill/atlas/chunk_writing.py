@@ -6,7 +6,6 @@ one compressed file, however long the array.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import google_crc32c
@@ -15,10 +14,11 @@ import numpy.typing as npt
 
 from cellmill.atlas.chunks import blosc
 from cellmill.atlas.layout import BLOSC, CHUNK, entries_per_file
+from cellmill.digest import digest_of
 from cellmill.storage import Storage
 
 Digests = dict[str, tuple[str, int]]
-"""The sha256 and the size of files, by key."""
+"""The digest and the size of files, by key."""
 
 _ABSENT = (1 << 64) - 1
 
@@ -93,5 +93,5 @@ class ChunkWriter:
         self._chunks.clear()
         key = f"{self._path}/c/{self._files}"
         self._storage.put(key, content)
-        self.digests[key] = hashlib.sha256(content).hexdigest(), len(content)
+        self.digests[key] = digest_of(content), len(content)
         self._files += 1

@@ -255,7 +255,7 @@ def _settled(atlas: Atlas, wait_s: float, clock: Clock) -> list[LeaseRecord]:
 def _names(entry: ShardEntry) -> list[tuple[str, str]]:
     found = [
         ("shards", f"{entry.dataset}/{entry.digest}"),
-        *(("reports", f"reports/datasets/{part.dataset}/{part.source_sha256[:16]}.json") for part in entry.sources),
+        *(("reports", f"reports/datasets/{part.dataset}/{part.source_digest[:16]}.json") for part in entry.sources),
     ]
     if entry.overlay:
         found.append(("overlays", entry.overlay_path))

@@ -68,7 +68,7 @@ class CompactionPlan:
     @property
     def is_done(self) -> bool:
         """Whether the shards are what one compaction with these settings made already, all of it and nothing else."""
-        made = {(entry.config_digest, entry.source_sha256) for entry in self.inputs}
+        made = {(entry.config_digest, entry.source_digest) for entry in self.inputs}
         return all(entry.parts for entry in self.inputs) and len(made) == 1 and next(iter(made))[0] == self.settings
 
     @property

@@ -36,7 +36,7 @@ class DatasetChange(Config):
     features_added, features_removed
         Features that it has in one alone.
     sources_before, sources_after
-        sha256 of its source files.
+        Digests of its sources.
     licence_before, licence_after
         Its terms.
     """
@@ -119,8 +119,8 @@ def _change(storage: Storage, name: str, old: _Shards, new: _Shards) -> DatasetC
         shards_changed=len(changed),
         features_added=int(np.setdiff1d(features_right, features_left).size),
         features_removed=int(np.setdiff1d(features_left, features_right).size),
-        sources_before=tuple(sorted({part.source_sha256 for part in sources_before})),
-        sources_after=tuple(sorted({part.source_sha256 for part in sources_after})),
+        sources_before=tuple(sorted({part.source_digest for part in sources_before})),
+        sources_after=tuple(sorted({part.source_digest for part in sources_after})),
         licence_before=", ".join(sorted({part.licence for part in sources_before})),
         licence_after=", ".join(sorted({part.licence for part in sources_after})),
     )
@@ -141,7 +141,7 @@ def _cell_ids(storage: Storage, entries: Sequence[ShardEntry], name: str) -> npt
 
 def _tokens(storage: Storage, entries: Iterable[ShardEntry], name: str) -> npt.NDArray[np.uint32]:
     # All that one configuration made of one source has the same columns.
-    one = {(part.source_sha256, part.config_digest): entry for entry in entries for part in entry.sources}
+    one = {(part.source_digest, part.config_digest): entry for entry in entries for part in entry.sources}
     shards = {entry.key: entry for entry in one.values()}
     found = [np.empty(0, np.uint32)]
     for entry in shards.values():

@@ -86,14 +86,14 @@ def hash_row(
     return mix(high ^ (n * np.uint64(0xD6E8FEB86659FD93))), mix(low + (n * np.uint64(0xA0761D6478BD642F)))
 
 
-def cell_ids(source_sha256: str, source_rows: npt.NDArray[np.int64]) -> U64:
+def cell_ids(source_digest: str, source_rows: npt.NDArray[np.int64]) -> U64:
     """Return the ids of cells by the file and the row they came from, stable when shards are made anew.
 
-    splitmix64 of (first 8 bytes of the file's sha256) xor row: different rows of a file never share an id.
+    splitmix64 of (first 8 bytes of the source's digest) xor row: different rows of a file never share an id.
 
     Parameters
     ----------
-    source_sha256
+    source_digest
         Hexadecimal.
     source_rows : int64[n]
         Row in the source.
@@ -102,7 +102,7 @@ def cell_ids(source_sha256: str, source_rows: npt.NDArray[np.int64]) -> U64:
     -------
     uint64[n]
     """
-    base = np.uint64(int(source_sha256[:16], 16))
+    base = np.uint64(int(source_digest[:16], 16))
     return splitmix64(source_rows.astype(np.uint64) ^ base)
 
 

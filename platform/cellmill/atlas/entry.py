@@ -28,13 +28,14 @@ class ShardEntry(Config):
     n_features, nnz, max_genes
         Columns; stored counts; the largest number of genes in a cell.
     bytes, checksum
-        Size of all files of the shard, and the sha256 over their names and sha256 digests.
+        Size of all files of the shard, and the BLAKE3 over their names and BLAKE3 digests.
     organism
         Of the cells.
-    source_url, source_sha256, licence
-        The file that the cells came from, and its terms.
+    source_url, source_digest, licence
+        The file that the cells came from, the BLAKE3 of its bytes (of a source of several files, of what these are
+        called and are known by), and its terms.
     files
-        sha256 digests of all files where several are joined, with blanks between; empty for one.
+        Digests of all files where several are joined, with blanks between; empty for one.
     config_digest, recipe
         Identity of the resolved configuration, and version of the way shards are made.
     vocabulary_size, vocabulary_digest
@@ -56,7 +57,7 @@ class ShardEntry(Config):
         a store that was linked, of which the atlas has but the description.
     parts
         Of a compacted shard: what it has of each source, see `sources`. Its own `dataset` is `COMPACTED`, its
-        `source_sha256` is the digest of the shards that it was made of, and organism and licence are empty unless all
+        `source_digest` is the digest of the shards that it was made of, and organism and licence are empty unless all
         parts have the same.
     """
 
@@ -71,7 +72,7 @@ class ShardEntry(Config):
     checksum: str
     organism: str
     source_url: str
-    source_sha256: str
+    source_digest: str
     licence: str
     config_digest: str
     recipe: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from cellmill.atlas.snapshot import Snapshot
 from cellmill.atlas.standing import Standing
 from cellmill.atlas.writing import checksum, shard_keys
 from cellmill.config import Config
+from cellmill.digest import digest_of_file
 from cellmill.errors import AtlasError, IntegrityError
 from cellmill.scratch import ScratchFolder
 from cellmill.storage import Storage
@@ -145,8 +145,7 @@ def _shard(source: Storage, target: Storage, entry: ShardEntry) -> ShardEntry:
         with ScratchFolder() as folder:
             path = folder / "shard.arrow"
             write_arrow(path, shard, cells)
-            with path.open("rb") as file:
-                known[draft.shard_path] = hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
+            known[draft.shard_path] = digest_of_file(path), path.stat().st_size
             target.put_file(draft.shard_path, path)
         if entry.overlay:
             _copy(source, target, [entry.overlay_path])

@@ -23,7 +23,7 @@ class Held(Config):
     ----------
     withdrawal
         Its number.
-    dataset, sha256
+    dataset, source_digest
         The source.
     told, known
         Cells that fulfilled the predicate, and cells that did not and were known to be the same as such cells.
@@ -33,7 +33,7 @@ class Held(Config):
 
     withdrawal: int
     dataset: str
-    sha256: str
+    source_digest: str
     told: int
     known: int
     of: int

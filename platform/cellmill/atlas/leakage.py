@@ -64,7 +64,7 @@ class Leakage(Config):
     same_barcodes
         Cells of B whose data set and barcode are those of a cell of A.
     datasets, sources
-        Data sets, and sha256 of source files, that both have.
+        Data sets, and digests of sources, that both have.
     nearly_empty
         Nearly empty cells of A and B, which were compared by barcode as well.
     donor_columns
@@ -140,7 +140,7 @@ def find_leakage(a: Selection, b: Selection, *, donor: str | Sequence[str] | Non
         same_cells=same_cells,
         same_barcodes=same_barcodes,
         datasets=tuple(sorted({name for name, _ in left.sources} & {name for name, _ in right.sources})),
-        sources=tuple(sorted({sha256 for _, sha256 in left.sources} & {sha256 for _, sha256 in right.sources})),
+        sources=tuple(sorted({digest for _, digest in left.sources} & {digest for _, digest in right.sources})),
         nearly_empty=left.nearly_empty + right.nearly_empty,
         donor_columns=columns,
         n_donors=len(both),
@@ -157,7 +157,7 @@ class _Keys:
         self.datasets: list[str] = []
         self.nearly_empty = 0
         self.sources: set[tuple[str, str]] = set()
-        """Data set and sha256 of each source that the selection has cells of."""
+        """Data set and digest of each source that the selection has cells of."""
 
     def __enter__(self) -> _Keys:
         return self

@@ -52,7 +52,7 @@ def _counted(entry: ShardEntry, count: int, selection: Selection | None, number:
         return [(entry.sources[0], count)]
     if selection is None or (selection.rows(number) is None and not entry.overlay):
         return [(part, part.n_cells) for part in entry.sources]
-    table = selection.table(number, ["dataset", "source_sha256"])
+    table = selection.table(number, ["dataset", "source_digest"])
     counts = np.bincount(parts_of_cells(table, entry.sources), minlength=len(entry.sources)).tolist()
     return [(part, n) for part, n in zip(entry.sources, counts, strict=True) if n]
 
@@ -61,7 +61,7 @@ def _dataset(name: str, found: list[_Cells]) -> Lineage:
     state = hashlib.sha256("".join(f"{entry.digest} {entry.checksum}\n" for entry, _, _ in found).encode())
     sources: dict[str, list[_Cells]] = {}
     for cells in found:
-        sources.setdefault(cells[1].source_sha256, []).append(cells)
+        sources.setdefault(cells[1].source_digest, []).append(cells)
     return Lineage(
         kind="dataset",
         name=name,
@@ -80,7 +80,7 @@ def _source(found: list[_Cells]) -> Lineage:
     return Lineage(
         kind="source",
         name=part.source_url.rsplit("/", 1)[-1],
-        digest=part.source_sha256,
+        digest=part.source_digest,
         location=part.source_url,
         facts={"licence": part.licence, "cells": sum(n for _, _, n in found)},
     )

@@ -62,7 +62,7 @@ class LinkedShard:
         hashes = table["content_hash"].combine_chunks()
         self._hashes = np.frombuffer(hashes.buffers()[-1], np.uint8).reshape(-1, 16)[hashes.offset :][: entry.n_rows]
         self.tokens = link.tokens
-        store = storage.beside(link.location, entry.source_sha256)
+        store = storage.beside(link.location, entry.source_digest)
         there = {file.key: file.size for file in list_files(store, link.matrix)}
         for key, size in link.files.items():
             if key not in there:

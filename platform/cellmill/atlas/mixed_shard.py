@@ -229,7 +229,7 @@ class _Making:
             checksum="",
             organism=_common(part.organism for part in here),
             source_url="",
-            source_sha256=plan.content,
+            source_digest=plan.content,
             licence=_common(part.licence for part in here),
             config_digest=plan.settings,
             recipe=RECIPE,

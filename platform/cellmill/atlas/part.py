@@ -16,7 +16,7 @@ class Part(Config):
 
     Attributes
     ----------
-    dataset, organism, source_url, source_sha256, licence
+    dataset, organism, source_url, source_digest, licence
         What the cells are, and the file that they came from.
     config_digest, recipe
         As the shards had them that the cells were first in.
@@ -25,7 +25,7 @@ class Part(Config):
     n_rows, n_cells
         Rows of the shard that are of the source, and how many of these the snapshot holds.
     files
-        sha256 digests of the source's files, with blanks between; empty for one file.
+        Digests of the source's files, with blanks between; empty for one file.
     types
         Types of columns that other parts have as another kind; the shard has these columns as text.
     """
@@ -33,7 +33,7 @@ class Part(Config):
     dataset: str
     organism: str
     source_url: str
-    source_sha256: str
+    source_digest: str
     licence: str
     config_digest: str
     recipe: int
@@ -45,8 +45,8 @@ class Part(Config):
 
     @property
     def key(self) -> tuple[str, str]:
-        """Data set and sha256 of the source: no two parts of a snapshot's shard have the same."""
-        return self.dataset, self.source_sha256
+        """Data set and digest of the source: no two parts of a snapshot's shard have the same."""
+        return self.dataset, self.source_digest
 
     @property
     def made(self) -> tuple[str, str]:

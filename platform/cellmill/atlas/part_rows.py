@@ -30,7 +30,7 @@ def part_of_rows(storage: Storage, entry: ShardEntry) -> I64:
     """
     if not entry.parts:
         return np.zeros(entry.n_rows, np.int64)
-    found = parts_of_cells(CellsFile(storage, entry).read(["dataset", "source_sha256"]), entry.sources)
+    found = parts_of_cells(CellsFile(storage, entry).read(["dataset", "source_digest"]), entry.sources)
     if found.min(initial=0) < 0:
         raise IntegrityError(
             "Cells are of a source that the catalog does not name.", where=storage.join(entry.cells_path)
@@ -41,7 +41,7 @@ def part_of_rows(storage: Storage, entry: ShardEntry) -> I64:
 def parts_of_cells(cells: pa.Table, parts: Iterable[Part]) -> I64:
     """Return the place among some parts of each cell's source, -1 for none: int64 [n]."""
     keys = pc.binary_join_element_wise(
-        cells["dataset"].cast(pa.string()), cells["source_sha256"].cast(pa.string()), "/"
+        cells["dataset"].cast(pa.string()), cells["source_digest"].cast(pa.string()), "/"
     )
     found = pc.index_in(keys, value_set=pa.array(["/".join(part.key) for part in parts], pa.string()))
     places: I64 = pc.fill_null(found, -1).to_numpy().astype(np.int64)

@@ -97,6 +97,6 @@ def _held(number: int, counts: Iterable[_Counts], totals: Counter[_Source]) -> l
             told[key] += by_predicate
             known[key] += by_identity
     return [
-        Held(withdrawal=number, dataset=key[0], sha256=key[1], told=told[key], known=known[key], of=totals[key])
+        Held(withdrawal=number, dataset=key[0], source_digest=key[1], told=told[key], known=known[key], of=totals[key])
         for key in sorted(told)
     ]

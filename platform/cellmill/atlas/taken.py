@@ -73,7 +73,7 @@ class Taken:
         return any(name == dataset or file in files.split() for name, file in self._sources)
 
     def n_by_file(self) -> dict[str, int]:
-        """Return how many cells of each file are known, at least, by its sha256."""
+        """Return how many cells of each file are known, at least, by its digest."""
         return {file: cells.n_names() for file, cells in self._cells.items()}
 
     def add(self, table: pa.Table) -> bool:

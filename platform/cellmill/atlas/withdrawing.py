@@ -267,12 +267,12 @@ class _Plan:
     def amend_reports(self) -> None:
         """Count the cells in the reports of their data sets."""
         storage = self._atlas.storage
-        for (dataset, sha256), n in self._cells.items():
-            key = f"reports/datasets/{dataset}/{sha256[:16]}.json"
+        for (dataset, digest), n in self._cells.items():
+            key = f"reports/datasets/{dataset}/{digest[:16]}.json"
             if n and storage.exists(key):
                 report: dict[str, Any] = json.loads(storage.get(key))
                 dropped = report.setdefault("dropped", {})
-                for reason, some in self._reasons[dataset, sha256].items():
+                for reason, some in self._reasons[dataset, digest].items():
                     dropped[reason] = dropped.get(reason, 0) + some
                 report["cells_out"] = report.get("cells_out", n) - n
                 storage.put(key, json.dumps(report, indent=1).encode())

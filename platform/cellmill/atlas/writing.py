@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pandas as pd
 
 from cellmill.atlas.chunk_writing import ChunkWriter, Digests
 from cellmill.atlas.layout import CHUNK, codecs, count_dtype, entries_per_file, index_dtype
+from cellmill.digest import digest_of
 from cellmill.genes import Feature
 from cellmill.storage import Storage
 
@@ -107,7 +107,7 @@ class CountsWriter:
         for name in sorted(self._files):
             content, key = self._files[name].to_bytes(), f"{self._path}/{name}"
             self._storage.put(key, content)
-            digests[key] = hashlib.sha256(content).hexdigest(), len(content)
+            digests[key] = digest_of(content), len(content)
         return digests
 
 
@@ -145,7 +145,7 @@ def _declare(group: Any, name: str, length: int, dtype: np.dtype[Any], fill: int
 
 
 def checksum(storage: Storage, keys: Iterable[str], known: Digests | None = None) -> tuple[str, int]:
-    """Return the sha256 over names and sha256 digests of files, and their size in bytes.
+    """Return the digest over names and digests of files, and their size in bytes.
 
     Parameters
     ----------
@@ -159,8 +159,8 @@ def checksum(storage: Storage, keys: Iterable[str], known: Digests | None = None
     wanted = sorted(keys)
     known = known or {}
     found = {**known, **read_digests(storage, [key for key in wanted if key not in known])}
-    state = hashlib.sha256("".join(f"{key} {found[key][0]}\n" for key in wanted).encode())
-    return state.hexdigest(), sum(found[key][1] for key in wanted)
+    lines = "".join(f"{key} {found[key][0]}\n" for key in wanted)
+    return digest_of(lines.encode()), sum(found[key][1] for key in wanted)
 
 
 def read_digests(storage: Storage, keys: Sequence[str]) -> Digests:
@@ -168,7 +168,7 @@ def read_digests(storage: Storage, keys: Sequence[str]) -> Digests:
 
     def digest(key: str) -> tuple[str, int]:
         content = storage.get(key)
-        return hashlib.sha256(content).hexdigest(), len(content)
+        return digest_of(content), len(content)
 
     if not keys:
         return {}

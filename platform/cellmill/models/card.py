@@ -84,7 +84,7 @@ def _lineage(lineage: Lineage) -> str:
         for source in lineage.sources()
     ]
     above = "\n".join(f"* {node.kind} {node.name} `{node.digest}`" for node in lineage.walk() if node.kind != "source")
-    return above + ("\n\n" + _table(["source file", "sha256", "licence", "location"], rows) if rows else "")
+    return above + ("\n\n" + _table(["source file", "BLAKE3", "licence", "location"], rows) if rows else "")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

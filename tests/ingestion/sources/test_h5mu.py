@@ -93,7 +93,7 @@ def test_one_modality_alone(tmp_path: Path, said: dict[str, str]) -> None:
     source = opened(tmp_path / "a.h5mu", **said)
     assert np.array_equal(whole(source, step=4), data["prot"].X.toarray())
     assert source.n_cells == 15
-    assert source.sha256 != opened(tmp_path / "a.h5mu", group="rna").sha256
+    assert source.digest != opened(tmp_path / "a.h5mu", group="rna").digest
     with pytest.raises(SourceError, match="no modality 'atac'"):
         opened(tmp_path / "a.h5mu", group="atac")
     with pytest.raises(SourceError, match="0 modalities are called like atac"):

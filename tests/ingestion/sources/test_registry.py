@@ -34,8 +34,8 @@ class CsvSource:
         self._table = pd.read_csv(place.local_path(), index_col="barcode")
 
     @cached_property
-    def sha256(self):
-        return self._place.sha256
+    def digest(self):
+        return self._place.digest
 
     def close(self):
         pass

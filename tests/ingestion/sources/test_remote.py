@@ -76,7 +76,7 @@ def test_what_is_read_is_the_same(tmp_path: Path, upload: Callable[[Path], str])
         here, there = opened(tmp_path / name), opened(f"{url}/{name}")
         for place in here.places():
             assert np.array_equal(whole(there, place, 11), whole(here, place))
-        assert there.sha256 == here.sha256
+        assert there.digest == here.digest
         assert there.obs([]).index.tolist() == here.obs([]).index.tolist()
         here.close()
         there.close()

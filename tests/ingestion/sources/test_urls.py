@@ -115,7 +115,7 @@ def test_a_file_on_a_web_server_is_fetched_once_and_equals_the_local_one(tmp_pat
     assert not ingest(settings).changed
     # Once to see what it is, once to have it.
     assert len(gets("/a.h5ad")) == 2
-    assert [p.name for p in fetched(tmp_path)] == [Place(path).sha256]
+    assert [p.name for p in fetched(tmp_path)] == [Place(path).digest]
     path.write_bytes(write(make_adata(seed=5), tmp_path / "b.h5ad").read_bytes())
     assert ingest(settings).changed
     assert len(gets("/a.h5ad")) == 4
@@ -146,7 +146,7 @@ def test_a_server_without_tags_is_asked_again_for_every_opening(tmp_path: Path, 
     Handler.tagged = False
     path = write(make_adata(), Handler.root / "a.h5ad")
     first = Place(f"{web}/a.h5ad")
-    assert first.stamp == f"sha256-{Place(path).sha256}"
+    assert first.stamp == f"blake3-{Place(path).digest}"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
@@ -156,7 +156,7 @@ def test_a_server_without_tags_is_asked_again_for_every_opening(tmp_path: Path, 
 def test_a_server_that_tells_the_size_with_the_file_alone(tmp_path: Path, web: str) -> None:
     Handler.sized = False
     path = write(make_adata(), Handler.root / "a.h5ad")
-    assert Place(f"{web}/a.h5ad").sha256 == Place(path).sha256
+    assert Place(f"{web}/a.h5ad").digest == Place(path).digest
 
 
 @pytest.mark.parametrize(
@@ -246,8 +246,8 @@ def test_a_copy_that_was_damaged_is_found(tmp_path: Path, web: str) -> None:
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(SourceError, match="copy in the cache is damaged"):
-        assert Place(f"{web}/a.h5ad").sha256
-    assert Place(f"{web}/a.h5ad").sha256 == Place(Handler.root / "a.h5ad").sha256
+        assert Place(f"{web}/a.h5ad").digest
+    assert Place(f"{web}/a.h5ad").digest == Place(Handler.root / "a.h5ad").digest
 
 
 def test_a_file_that_changes_while_it_is_fetched_is_refused(tmp_path: Path, web: str) -> None:
@@ -280,7 +280,7 @@ def test_zarr_is_read_in_place(tmp_path: Path, web: str, bucket: str, version: i
     found = []
     for number, location in enumerate(places):
         result = ingest(remote_config(tmp_path / f"atlas{number}", location, dataset="a"))
-        found.append((result.reports[0].sha256, counts(tmp_path / f"atlas{number}")))
+        found.append((result.reports[0].source_digest, counts(tmp_path / f"atlas{number}")))
         assert result.reports[0].url == location
     assert {digest for digest, _ in found} == {found[0][0]}
     assert all(table.equals(found[0][1]) for _, table in found)
@@ -381,7 +381,7 @@ def test_names_of_files_mean_nothing(tmp_path: Path, bucket: str, name: str, mon
     storage = Storage.open(f"{bucket}/{name}")
     storage.put(path.name, path.read_bytes())
     there = Place(storage.join(path.name))
-    assert (there.name, Place(path).name, there.sha256) == (path.name, path.name, planned.sha256)
+    assert (there.name, Place(path).name, there.digest) == (path.name, path.name, planned.source_digest)
 
 
 def test_a_bucket_is_a_folder(tmp_path: Path, bucket: str) -> None:  # noqa: F811
@@ -389,7 +389,7 @@ def test_a_bucket_is_a_folder(tmp_path: Path, bucket: str) -> None:  # noqa: F81
     for file in (file for file in folder.rglob("*") if file.is_file()):
         Storage.open(bucket).put(file.relative_to(folder).as_posix(), file.read_bytes())
     (planned,) = plan(remote_config(tmp_path / "atlas", bucket))
-    assert planned.sha256 == Place(folder).sha256
+    assert planned.source_digest == Place(folder).digest
 
 
 def test_too_small_a_disk(tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:

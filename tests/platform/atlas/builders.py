@@ -89,7 +89,7 @@ def add_shard(
         checksum=total,
         organism="human",
         source_url=f"/data/{dataset}.h5ad",
-        source_sha256=source,
+        source_digest=source,
         licence=licence,
         config_digest="c",
         recipe=1,

@@ -21,7 +21,7 @@ ROW = ShardEntry(
     checksum="",
     organism="human",
     source_url="",
-    source_sha256="",
+    source_digest="",
     licence="",
     config_digest="",
     recipe=1,
@@ -159,7 +159,7 @@ def test_lineage_leads_to_the_files(tmp_path: Path) -> None:
     lineage = snapshot.lineage(snapshot.select("donor = 'd3'"))
     assert (lineage.digest, lineage.facts["cells"], lineage.facts["where"]) == (snapshot.name, 40, "donor = 'd3'")
     assert [source.location for source in lineage.sources()] == ["/data/beta.h5ad"]
-    assert [source.digest for source in snapshot.lineage().sources()] == [e.source_sha256 for e in snapshot.shards]
+    assert [source.digest for source in snapshot.lineage().sources()] == [e.source_digest for e in snapshot.shards]
     assert {parent.facts["licence"] for parent in snapshot.lineage().parents} == {"MIT", "CC0"}
     assert np.sum([parent.facts["cells"] for parent in snapshot.lineage().parents]) == 100
 

@@ -14,7 +14,7 @@ from cellmill.errors import ConfigError
 
 
 def entry(table: pa.Table, **fields: Any) -> ShardEntry:
-    text = ("checksum", "organism", "source_url", "source_sha256", "licence", "config_digest", "vocabulary_digest")
+    text = ("checksum", "organism", "source_url", "source_digest", "licence", "config_digest", "vocabulary_digest")
     numbers = ("n_cells", "n_features", "nnz", "max_genes", "bytes", "recipe", "vocabulary_size")
     own = {"dataset": "alpha", "digest": "x", "n_rows": table.num_rows, **summarise(table), **fields}
     return ShardEntry.model_validate({**dict.fromkeys(text, "-"), **dict.fromkeys(numbers, 1), **own})
@@ -94,7 +94,7 @@ def test_what_is_decided_for_a_shard_is_what_its_rows_say(table: pa.Table, text:
         ("dataset in ['alpha', 'beta'] and age >= 1", True),
         ("licence = 'MIT'", True),
         ("contains(source_url, 'http') or organism = 'mouse'", False),
-        ("source_sha256 is null", True),
+        ("source_digest is null", True),
         ("age > 3", False),
         ("age < 2", None),
         ("donor = 'd2'", None),
@@ -110,7 +110,7 @@ def test_what_is_decided_for_a_shard_is_what_its_rows_say(table: pa.Table, text:
 def test_decisions(text: str, decided: bool | None) -> None:
     table = pa.table({"age": [1, 2, 3], "donor": ["d1", None, "d3"], "one": ["xy"] * 3})
     predicate = parse(text)
-    shard = entry(table, licence="MIT", source_sha256="", organism="human")
+    shard = entry(table, licence="MIT", source_digest="", organism="human")
     assert decide(predicate, facts(shard, predicate.columns)) is decided
 
 

@@ -47,7 +47,7 @@ class Holdings:
     Attributes
     ----------
     whole, incomplete
-        (data set, sha256) of sources with all cells that they may have, and of those that lack cells since a
+        (data set, digest) of sources with all cells that they may have, and of those that lack cells since a
         withdrawal which was lifted.
     withdrawals
         Numbers of the withdrawals that hold.
@@ -110,7 +110,7 @@ def _of_one(found: Found, record: Record | None, atlas: Holdings, now: datetime,
         return Decision("changed", found.key, "other settings", found)
     if landed.stamp != found.stamp:
         return Decision("changed", found.key, "other size, time or tag", found)
-    mine = (landed.dataset, landed.sha256)
+    mine = (landed.dataset, landed.source_digest)
     if mine in atlas.incomplete:
         return Decision("changed", found.key, "a withdrawal of its cells was lifted", found)
     if mine not in atlas.whole:

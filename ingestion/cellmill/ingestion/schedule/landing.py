@@ -48,21 +48,23 @@ def land(
     run = output / f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
     result = pipeline.ingest(config.model_copy(update={"sources": (found.source,), "output": run}), guard=guard)
     snapshot = Atlas.open(result.atlas).snapshot(result.snapshot)
-    read = {report.sha256 for report in result.reports}
+    read = {report.source_digest for report in result.reports}
     every = (part for entry in snapshot.shards for part in entry.sources)
-    mine = [part for part in every if part.source_url == found.url or part.source_sha256 in read]
+    mine = [part for part in every if part.source_url == found.url or part.source_digest in read]
     if not mine and not result.reports:
         raise IntegrityError(f"Snapshot {result.snapshot} does not name a source that it is to hold.", where=found.url)
     # Where all of its cells are withdrawn, only the report tells of a source.
-    dataset, sha256 = (
-        (mine[0].dataset, mine[0].source_sha256) if mine else (result.reports[0].dataset, result.reports[0].sha256)
+    dataset, source_digest = (
+        (mine[0].dataset, mine[0].source_digest)
+        if mine
+        else (result.reports[0].dataset, result.reports[0].source_digest)
     )
     landed = Landed(
         stamp=found.stamp,
         settings=found.settings,
         dataset=dataset,
         url=mine[0].source_url if mine else found.url,
-        sha256=sha256,
+        source_digest=source_digest,
         snapshot=result.snapshot,
         cells=sum(part.n_cells for part in mine),
         hidden=sum(part.n_rows - part.n_cells for part in mine),

@@ -22,7 +22,7 @@ class Landed(Config):
     ----------
     stamp, settings
         Fingerprint of the source before it was read, and of what the configuration said about it.
-    dataset, url, sha256
+    dataset, url, source_digest
         What the catalog calls it.
     snapshot, cells, hidden, time
         The commit that holds it, its cells then, those hidden as duplicates, and when.
@@ -32,7 +32,7 @@ class Landed(Config):
     settings: str
     dataset: str
     url: str
-    sha256: str
+    source_digest: str
     snapshot: int
     cells: int
     hidden: int

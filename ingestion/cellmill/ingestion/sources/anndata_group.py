@@ -54,9 +54,9 @@ class AnnDataGroupSource:
             raise SourceError("There are no cells.", where=self.url)
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of its bytes; all of them are read."""
-        return self._place.sha256
+        return self._place.digest
 
     def close(self) -> None:
         """Close the file."""

@@ -11,7 +11,6 @@ knows it. With a table of genes, those that it names are.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -19,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
+from cellmill.digest import digest_of
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.arrow_columns import pandas_array
@@ -87,13 +87,13 @@ class ArrowSource:
             raise
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes, or of the names and contents of all files and of the table of genes."""
         places = [*self._places, *([self._table_place] if self._table_place else [])]
         if len(places) == 1:
-            return places[0].sha256
-        lines = "".join(f"{place.name}\0{place.sha256}\n" for place in places)
-        return hashlib.sha256(lines.encode()).hexdigest()
+            return places[0].digest
+        lines = "".join(f"{place.name}\0{place.digest}\n" for place in places)
+        return digest_of(lines.encode())
 
     def close(self) -> None:
         """Close all files."""

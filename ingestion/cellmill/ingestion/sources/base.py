@@ -35,8 +35,8 @@ class Source(Protocol):
     stamp: str
 
     @property
-    def sha256(self) -> str:
-        """Digest of its bytes."""
+    def digest(self) -> str:
+        """Digest of its bytes, see `cellmill.digest`."""
         ...
 
     def close(self) -> None:

@@ -12,15 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cellmill.console import progress
+from cellmill.digest import digest_of_file
 from cellmill.errors import ConfigError, DownloadError, ResourceError
-from cellmill.ingestion.datasets.fetching import cache_folder, sha256_of
+from cellmill.ingestion.datasets.fetching import cache_folder
 from cellmill.ingestion.sources.remote import ATTEMPTS, Facts, RemoteFile, bare, patient, short
 
 _DEFAULT_GB = 100.0
 
 
 def fetch(remote: RemoteFile, facts: Facts) -> Path:
-    """Return a path with a remote file's content, whose name is its sha256; downloaded unless it is in the cache.
+    """Return a path with a remote file's content, whose name is its digest; downloaded unless it is in the cache.
 
     The cache is ``$CELLMILL_CACHE/sources`` and holds ``$CELLMILL_CACHE_GB`` (100 by default) at most, or one file if
     that is larger. Processes of one machine that want the same file wait for one of them to fetch it. A download that
@@ -94,7 +95,7 @@ def _known(root: Path, key: str) -> Path | None:
     if not record.is_file():
         return None
     known = json.loads(record.read_text())
-    path = root / "files" / str(known["sha256"])
+    path = root / "files" / str(known["digest"])
     return path if path.is_file() and path.stat().st_size == known["size"] else None
 
 
@@ -112,13 +113,13 @@ def _download(remote: RemoteFile, facts: Facts, root: Path, key: str) -> Path:
             where=bare(remote.url),
             fix="Check the network and run again: it goes on where it stopped.",
         ) from error
-    digest = sha256_of(partial)
+    digest = digest_of_file(partial)
     target = root / "files" / digest
     size = partial.stat().st_size
     os.replace(partial, target)
     record = root / "index" / key
     fresh = record.with_name(f"{key}.{os.getpid()}")
-    fresh.write_text(json.dumps({"sha256": digest, "size": size, "url": bare(remote.url)}))
+    fresh.write_text(json.dumps({"digest": digest, "size": size, "url": bare(remote.url)}))
     os.replace(fresh, record)
     return target
 

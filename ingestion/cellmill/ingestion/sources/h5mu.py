@@ -62,9 +62,9 @@ class ModalitySource(AnnDataGroupSource):
         self._check_map()
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes and of the modality's name."""
-        return digest_of_part(self._place.sha256, self.modality)
+        return digest_of_part(self._place.digest, self.modality)
 
     def close(self) -> None:
         """Close the file, for all of its modalities."""
@@ -176,9 +176,9 @@ class MuDataSource(JoinedSource):
         self._place = place
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes."""
-        return self._place.sha256
+        return self._place.digest
 
 
 class H5muFormat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from cellmill.digest import digest_of
 from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion.config import JoinConfig, SourceConfig
 from cellmill.ingestion.places import find_counts
@@ -84,16 +84,14 @@ class JoinedSource:
     @property
     def files(self) -> tuple[str, ...]:
         """Digests of all files."""
-        found = [self.first.sha256, *(other.source.sha256 for other in self.others if not other.own)]
+        found = [self.first.digest, *(other.source.digest for other in self.others if not other.own)]
         return tuple(dict.fromkeys(found))
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file; of several files, the digest of their digests, a line each."""
-        found = [self.first.sha256, *(other.source.sha256 for other in self.others if not other.own)]
-        return (
-            found[0] if len(found) == 1 else hashlib.sha256("".join(f"{one}\n" for one in found).encode()).hexdigest()
-        )
+        found = [self.first.digest, *(other.source.digest for other in self.others if not other.own)]
+        return found[0] if len(found) == 1 else digest_of("".join(f"{one}\n" for one in found).encode())
 
     def close(self) -> None:
         """Close all files."""

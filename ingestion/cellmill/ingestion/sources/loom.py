@@ -62,9 +62,9 @@ class LoomSource:
             raise
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes."""
-        return self._place.sha256
+        return self._place.digest
 
     def close(self) -> None:
         """Close the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,7 @@ import anndata as ad
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from blake3 import blake3
 from scipy import sparse
 
 from cellmill.errors import SourceError
@@ -32,25 +32,25 @@ class AnnDataSource:
         Name of the data set.
     url
         Where it came from; an object made in memory has none.
-    sha256
+    digest
         Digest of the file it came from; by default a digest of its content (matrices, names and ``obs``).
     stamp
         Size and time of change of the file it came from.
     """
 
-    def __init__(self, adata: ad.AnnData, name: str, url: str = "", sha256: str = "", stamp: str = "") -> None:
+    def __init__(self, adata: ad.AnnData, name: str, url: str = "", digest: str = "", stamp: str = "") -> None:
         if adata.n_obs == 0:
             raise SourceError("There are no cells.", where=url or name)
         self._adata = adata
         self.name = name
         self.url = url or f"memory:{name}"
-        self._sha256 = sha256
+        self._given = digest
         self.stamp = stamp
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes, or of the object's content."""
-        return self._sha256 or self._digest()
+        return self._given or self._digest()
 
     def close(self) -> None:
         """Do nothing: there is no file."""
@@ -137,7 +137,7 @@ class AnnDataSource:
         return self._adata.obsm[name]
 
     def _digest(self) -> str:
-        digest = hashlib.sha256()
+        digest = blake3()
         for place in self.places():
             matrix = sparse.csr_matrix(self._matrix(place))
             for part in (matrix.data, matrix.indices, matrix.indptr):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from cellmill.digest import digest_of, digest_of_file
 from cellmill.errors import SourceError
-from cellmill.ingestion.datasets.fetching import sha256_of
 from cellmill.ingestion.sources.cache import cached, fetch, forget
 from cellmill.ingestion.sources.object_file import ObjectFile, asked, facts_of
 from cellmill.ingestion.sources.remote import Facts, RemoteFile, bare, is_web, read_part
@@ -122,7 +121,7 @@ class Place:
             return _stamp(self._path)
         if not self.is_dir:
             # Without an ETag only the content itself says whether it is the same.
-            return f"{self._known.size}-{self._known.tag}" if self._known.tag else f"sha256-{self.sha256}"
+            return f"{self._known.size}-{self._known.tag}" if self._known.tag else f"blake3-{self.digest}"
         if is_web(self.location):
             found = [self.child(mark).facts() for mark in ZARR_MARKS]
             return " ".join(f"{facts.size}-{facts.tag}" for facts in found if facts)
@@ -157,12 +156,12 @@ class Place:
         return Storage.open(self.location)
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of a file's bytes, or of the names and bytes of a folder's files; all of them are read."""
         if self.is_dir:
-            return self.folder_sha256(self.files())
+            return self.folder_digest(self.files())
         path = self.local_path()
-        digest = sha256_of(path)
+        digest = digest_of_file(path)
         if self._path is None and digest != path.name:
             forget(path)
             raise SourceError(
@@ -187,7 +186,7 @@ class Place:
         parts = urlsplit(self.location)
         return HttpFile(parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl())
 
-    def folder_sha256(self, files: Mapping[str, Facts]) -> str:
+    def folder_digest(self, files: Mapping[str, Facts]) -> str:
         """Return the digest of names and bytes of a folder's files.
 
         Parameters
@@ -203,13 +202,12 @@ class Place:
 
         def of(name: str) -> str:
             content = self.storage.get(name) if self.is_local else read_part(self.child(name), files[name])
-            return hashlib.sha256(content).hexdigest()
+            return digest_of(content)
 
-        names, digest = sorted(files), hashlib.sha256()
+        names = sorted(files)
         with ThreadPoolExecutor(1 if self.is_local else _AT_ONCE) as pool:
-            for name, part in zip(names, pool.map(of, names), strict=True):
-                digest.update(f"{name}\0{part}\n".encode())
-        return digest.hexdigest()
+            lines = [f"{name}\0{part}\n" for name, part in zip(names, pool.map(of, names), strict=True)]
+        return digest_of("".join(lines).encode())
 
     @cached_property
     def _remote(self) -> RemoteFile:
@@ -256,7 +254,7 @@ def _parents(name: str) -> Iterator[str]:
 def stamp_of(files: Mapping[str, Facts]) -> str:
     """Return what changes when any file of a folder does."""
     lines = "\n".join(f"{name} {facts.size} {facts.tag}" for name, facts in files.items())
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return digest_of(lines.encode())
 
 
 def _stamp(path: Path) -> str:

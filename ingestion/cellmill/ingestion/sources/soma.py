@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from cellmill.digest import digest_of
 from cellmill.errors import SourceError, StorageError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.arrow_columns import pandas_array
@@ -100,7 +100,7 @@ class SomaSource:
         self._vars: dict[str, tuple[pd.DataFrame, I64]] = {}
 
     @property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the names of all fragments and commits, which TileDB never uses twice; no data are read for it."""
         return self.stamp
 
@@ -267,7 +267,7 @@ class SomaSource:
             storage = self._place.storage
             folders = ["obs", *(f"ms/{name}/{part}" for name in measurements for part in ("var", "X"))]
             lines += [key for folder in folders for key in storage.list(folder) if _CONTENT.search(key)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return digest_of("\n".join(lines).encode())
 
 
 class SomaFormat:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from cellmill.digest import digest_of
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.modalities import MODALITY, TERMS
 
@@ -82,12 +82,12 @@ def check_genome(names: Sequence[str], wanted: str | None, where: str) -> None:
         raise SourceError(f"There is no genome {wanted!r}.", where=where, fix=known)
 
 
-def digest_of_part(sha256: str, part: str | None) -> str:
+def digest_of_part(digest: str, part: str | None) -> str:
     """Return the identity of what is read of a file: of the file, or of one part of several.
 
     Two parts of one file are two sources, whose cells are not the same.
     """
-    return sha256 if part is None else hashlib.sha256(f"{sha256}\0{part}".encode()).hexdigest()
+    return digest if part is None else digest_of(f"{digest}\0{part}".encode())
 
 
 def _genomes_of(ids: npt.NDArray[np.object_], is_gene: npt.NDArray[np.bool_]) -> list[str]:

@@ -87,9 +87,9 @@ class TenxH5Source(TenxCells):
         self._matrix = H5Matrix(group, f"{self.url}: {group.name}", ("csr", (shape[1], shape[0])))
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the file's bytes, and of the genome where one is asked for."""
-        return digest_of_part(self._place.sha256, self._genome)
+        return digest_of_part(self._place.digest, self._genome)
 
     def close(self) -> None:
         """Close the file."""

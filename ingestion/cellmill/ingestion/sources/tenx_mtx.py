@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellmill.digest import digest_of
 from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.inflate import inflated, lines
@@ -91,10 +91,10 @@ class TenxMtxSource(TenxCells):
         matrix.write_rows(folder, cells_are_columns=shape == (n_features, n_cells))
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the names and contents of the three files, and of the genome where one is asked for."""
-        parts = sorted(f"{part.name}\0{part.sha256}\n" for part in self._parts.all)
-        return digest_of_part(hashlib.sha256("".join(parts).encode()).hexdigest(), self._genome)
+        parts = sorted(f"{part.name}\0{part.digest}\n" for part in self._parts.all)
+        return digest_of_part(digest_of("".join(parts).encode()), self._genome)
 
     def close(self) -> None:
         """Close the files."""

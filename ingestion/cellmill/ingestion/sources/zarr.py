@@ -42,9 +42,9 @@ class ZarrSource(AnnDataGroupSource):
         self.stamp = self._files.stamp
 
     @cached_property
-    def sha256(self) -> str:
+    def digest(self) -> str:
         """Digest of the names and bytes of all files."""
-        return self._files.sha256()
+        return self._files.digest()
 
 
 class Zarr:

@@ -41,7 +41,7 @@ class ZarrFiles:
         Bytes of each file, by its name below the group.
     consolidated
         Whether the group's own summary of its metadata is used; it may be older than the rest.
-    stamp, sha256
+    stamp, digest
         See `Source`.
     """
 
@@ -51,7 +51,7 @@ class ZarrFiles:
     sizes: Mapping[str, int]
     consolidated: bool
     stamp: str
-    sha256: Callable[[], str]
+    digest: Callable[[], str]
 
     def close(self) -> None:
         """Let go of the store."""
@@ -86,7 +86,7 @@ def _files(place: Place) -> ZarrFiles:
         return _on_the_web(place)
     files = place.files()
     store = place.storage.zarr_store("", read_only=True) if place.is_local else _remote(place, files)
-    return ZarrFiles(place.url, store, "", _sizes(files), False, place.stamp, lambda: place.sha256)
+    return ZarrFiles(place.url, store, "", _sizes(files), False, place.stamp, lambda: place.digest)
 
 
 def _remote(place: Place, files: Mapping[str, Facts]) -> StorageStore:
@@ -112,7 +112,7 @@ def _zipped(place: Place) -> ZarrFiles:
             where=place.url,
             fix="Unpack it where you trust it, and give the folder.",
         )
-    return ZarrFiles(place.url, ZipStore(path, mode="r"), prefix, sizes, False, place.stamp, lambda: place.sha256)
+    return ZarrFiles(place.url, ZipStore(path, mode="r"), prefix, sizes, False, place.stamp, lambda: place.digest)
 
 
 def _prefix_in(place: Place) -> str | None:
@@ -147,7 +147,7 @@ def _on_the_web(place: Place) -> ZarrFiles:
         _sizes(files),
         True,
         stamp_of(files),
-        lambda: place.folder_sha256(files),
+        lambda: place.folder_digest(files),
     )
 
 

@@ -64,7 +64,7 @@ def show(
                 f"{row['bytes'] / 1e6:,.1f}",
                 row["organism"],
                 row["licence"],
-                ", ".join(f"{source['url'].rsplit('/', 1)[-1]} {source['sha256'][:12]}" for source in row["sources"]),
+                ", ".join(f"{source['url'].rsplit('/', 1)[-1]} {source['digest'][:12]}" for source in row["sources"]),
             )
         console.print(table)
         kinds = [Text.assemble(f"{name} ", (str(kind), "dim")) for name, kind in snapshot.columns.items()]
@@ -95,7 +95,7 @@ def _datasets(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
             row["cells"] += part.n_cells
             # Of a shard that several data sets share, each has its share by cells.
             row["bytes"] += entry.bytes * part.n_rows // entry.n_rows
-            source = {"url": part.source_url, "sha256": part.source_sha256, "licence": part.licence}
+            source = {"url": part.source_url, "digest": part.source_digest, "licence": part.licence}
             if source not in row["sources"]:
                 row["sources"].append(source)
         for name in entry.datasets:
@@ -114,14 +114,16 @@ def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
             fix="`cellmill atlas show` lists them.",
         )
     storage = snapshot.atlas.storage
-    keys = [f"reports/datasets/{dataset}/{source['sha256'][:16]}.json" for source in row["sources"]]
+    keys = [f"reports/datasets/{dataset}/{source['digest'][:16]}.json" for source in row["sources"]]
     reports: list[dict[str, Any]] = [json.loads(storage.get(key)) for key in keys if storage.exists(key)]
 
     def render() -> None:
         facts = f"  {row['cells']:,} cells, {row['organism']}, licence {row['licence']}"
         console.print(Text.assemble((dataset, "bold"), facts))
         for report in reports:
-            console.print(Text.assemble(f"{report['url']}  ", (f"sha256 {report['sha256']}", "dim")), soft_wrap=True)
+            console.print(
+                Text.assemble(f"{report['url']}  ", (f"BLAKE3 {report['source_digest']}", "dim")), soft_wrap=True
+            )
             console.print(
                 f"  counts in {report['counts']}; {report['cells_in']:,} cells in, {report['cells_out']:,} kept"
             )
