@@ -389,5 +389,5 @@ def test_columns_of_the_schema_are_text_whatever_the_type(tmp_path: Path) -> Non
     chosen = config(tmp_path / "primary", *paths, source={"where": "is_primary_data"})
     assert sum(report.cells_out for report in ingest(chosen).reports) == 5
     adata.obs["is_primary_data"] = ["yes", "no"]
-    with pytest.raises(SourceError, match="'is_primary_data' holds '(yes|no)', which is neither true nor false"):
+    with pytest.raises(SourceError, match=r"'is_primary_data' holds '(yes|no)', which is neither true nor false"):
         ingest(config(tmp_path / "atlas", write(adata, tmp_path / "f.h5ad")))
