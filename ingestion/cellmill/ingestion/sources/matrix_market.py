@@ -152,6 +152,8 @@ class MatrixMarket:
         if len(words) != 5 or words[0] != "%%matrixmarket":
             raise SourceError("The file is not in MatrixMarket format.", where=self._where, fix=_FIX)
         kind, form, field, symmetry = words[1:]
+        # As scipy writes unsigned matrices.
+        field = field.removeprefix("unsigned-")
         if (kind, form, symmetry) != ("matrix", "coordinate", "general") or field not in ("integer", "real", "pattern"):
             raise SourceError(
                 f"The file holds a {' '.join(words[1:])}, not a table of counts.",
