@@ -13,7 +13,7 @@ import pytest
 
 from cellmill.errors import SourceError
 from cellmill.ingestion import ingest
-from tests.ingestion.cells import config, counts, genes
+from tests.ingestion.cells import config, counts, genes, make_adata
 from tests.ingestion.sources.opened import format_of, opened, whole
 
 REGIONS = ["Ammon's horn", "α & β", "<none>"]
@@ -84,6 +84,22 @@ def test_what_is_ingested_equals_the_layer_of_counts(tmp_path: Path) -> None:
     wanted = pd.DataFrame(found.T.astype(float), index=[f"cell-{i}" for i in range(30)], columns=genes(20))
     pd.testing.assert_frame_equal(counts(tmp_path / "atlas"), wanted.sort_index().sort_index(axis=1))
     assert not ingest(settings).changed
+
+
+@pytest.mark.parametrize("symbols", [False, True])
+def test_files_that_anndata_wrote_keep_the_names_of_var(tmp_path: Path, symbols: bool) -> None:
+    adata = make_adata()
+    if symbols:
+        adata.var["gene_ids"], adata.var_names = adata.var_names, [f"G{i}" for i in range(adata.n_vars)]
+    adata.write_loom(tmp_path / "a.loom")
+    source = opened(tmp_path / "a.loom")
+    assert source.var("X").index.tolist() == adata.var_names.tolist()
+    assert source.default_names("X") == (("gene_ids", "index") if symbols else ("index", None))
+    source.close()
+    ingest(config(tmp_path / "atlas", tmp_path / "a.loom"))
+    wanted = pd.DataFrame(adata.X.toarray().astype(float), index=adata.obs_names, columns=genes(adata.n_vars))
+    found = counts(tmp_path / "atlas")
+    pd.testing.assert_frame_equal(found, wanted.loc[found.index, found.columns], check_names=False)
 
 
 def swap(key: str, values: Any) -> Callable[[h5py.File], None]:

@@ -26,6 +26,8 @@ from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 BARCODES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "cell_names", "index")
 """Attributes of columns that name the cells, the likeliest first."""
+INDEX_OF_VAR = "var_names"
+"""The attribute of rows in which anndata keeps the index of ``var``."""
 
 _FIX = "Fetch the file again, or write it again with loompy."
 
@@ -90,10 +92,11 @@ class LoomSource:
 
     @translated(reading_hdf5)
     def var(self, place: str) -> pd.DataFrame:
-        """Return the attributes of rows; the index is the position."""
+        """Return the attributes of rows; the index is the position, unless anndata wrote one."""
         self._matrix(place)
         columns = {name: self._values("row_attrs", *where) for name, where in self._genes.items()}
-        return with_modality(pd.DataFrame(columns, index=pd.RangeIndex(self._shape[0]).astype(str)))
+        index = pd.Index(columns.pop(INDEX_OF_VAR, range(self._shape[0]))).astype(str)
+        return with_modality(pd.DataFrame(columns, index=index))
 
     def default_names(self, place: str) -> tuple[str, str | None]:
         """Return the attributes of rows that hold ids and symbols."""
