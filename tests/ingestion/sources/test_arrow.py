@@ -120,6 +120,20 @@ def test_lists_of_names_need_no_table(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_lists_may_be_encoded_by_dictionaries(tmp_path: Path, kind: str) -> None:
+    found = dense()
+    table = lists(found, text=True)
+    for name, values in (("genes", pa.string()), ("expressions", pa.float32())):
+        plain = table[name].combine_chunks()
+        encoded = pa.ListArray.from_arrays(plain.offsets, plain.flatten().dictionary_encode())
+        table = table.set_column(table.schema.get_field_index(name), name, encoded)
+        assert encoded.type == pa.list_(pa.dictionary(pa.int32(), values))
+    source = opened(save(table, tmp_path / "cells", kind))
+    assert np.array_equal(in_order(source), found)
+    source.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_column_for_each_gene(tmp_path: Path, kind: str) -> None:
     found = dense()
     path = save(wide(found), tmp_path / "cells", kind)

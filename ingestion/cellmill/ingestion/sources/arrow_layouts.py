@@ -49,7 +49,11 @@ class Lists:
         self.taken = (features, values)
         is_text = pa.types.is_string(_of(parts, features)) or pa.types.is_large_string(_of(parts, features))
         if not is_text and not pa.types.is_integer(_of(parts, features)):
-            raise SourceError(f"{features} holds lists of {_of(parts, features)}.", where=where, fix="Write numbers.")
+            raise SourceError(
+                f"{features} holds lists of {_of(parts, features)}.",
+                where=where,
+                fix="Write ids of genes, or their numbers in a table of genes.",
+            )
         if not (pa.types.is_integer(_of(parts, values)) or pa.types.is_floating(_of(parts, values))):
             raise SourceError(f"{values} holds lists of {_of(parts, values)}.", where=where, fix="Write numbers.")
         if table is None and not is_text:
@@ -104,7 +108,7 @@ class Lists:
         lengths = pc.fill_null(pc.list_value_length(features), 0)
         if not lengths.equals(pc.fill_null(pc.list_value_length(values), 0)):
             raise SourceError(f"Lists of {self._features} and {self._values} have different lengths.", where=where)
-        flat, data = pc.list_flatten(features), pc.list_flatten(values)
+        flat, data = _flat(features), _flat(values)
         if flat.null_count or data.null_count:
             raise SourceError("There are lists with gaps.", where=where, fix="Write NaN as 0, or leave it out.")
         column = pc.fill_null(pc.index_in(flat.cast(self._keys.type), value_set=self._keys), -1)
@@ -114,7 +118,7 @@ class Lists:
     def _example(self, entry: int, start: int, stop: int) -> Any:
         """Return the feature of an entry of rows ``[start, stop)``."""
         for batch in self._parts.batches([self._features], start, stop):
-            flat = pc.list_flatten(batch.column(0))
+            flat = _flat(batch.column(0))
             if entry < len(flat):
                 return flat[entry].as_py()
             entry -= len(flat)
@@ -124,7 +128,7 @@ class Lists:
         """Return all features that occur, in the order of their names."""
         found: set[str] = set()
         for batch in self._parts.batches([self._features], 0, self._parts.n_rows):
-            found.update(pc.unique(pc.list_flatten(batch.column(0))).to_pylist())
+            found.update(pc.unique(_flat(batch.column(0))).to_pylist())
         return pd.Index(sorted(found), dtype=object)
 
 
@@ -204,4 +208,11 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _of(parts: Parts, column: str) -> Any:
-    return parts.schema.field(column).type.value_type
+    kind = parts.schema.field(column).type.value_type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _flat(lists: pa.Array) -> pa.Array:
+    """Return what is in lists, without an encoding by a dictionary."""
+    flat = pc.list_flatten(lists)
+    return flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else flat

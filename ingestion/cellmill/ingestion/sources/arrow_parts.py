@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -131,7 +131,10 @@ class ParquetPart:
         rows = max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE * self.n_rows // max(values, 1)))
         # A file of its own: the number of rows at once is the file's, and the next to ask would change it for all.
         file = self._open(self._file.metadata, len(columns))
-        batches = file.iter_batches(rows, groups, list(columns), use_threads=False)
+        encoded = any(pa.types.is_dictionary(self.schema.field(name).type.value_type) for name in nested)
+        # Each group has its own dictionary, and pyarrow does not bring those of lists together.
+        runs = [[group] for group in groups] if encoded else [groups]
+        batches = chain.from_iterable(file.iter_batches(rows, run, list(columns), use_threads=False) for run in runs)
         return _Cursor(file, batches, int(self._bounds[first]))
 
     def _open(self, metadata: pq.FileMetaData | None = None, n_columns: int = 1) -> pq.ParquetFile:
