@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from typer.testing import CliRunner
 
+from cellmill import console
 from cellmill.atlas import read
+from cellmill.cli import app
 from cellmill.errors import CellmillError, ConfigError, CountsError, SourceError
 from cellmill.ingestion import IngestConfig, JoinConfig, SourceConfig, ingest
 from cellmill.ingestion.pipeline import plan
@@ -87,8 +92,8 @@ def test_peaks_of_another_file_in_another_order(tmp_path: Path) -> None:
     first, second = write(rna, tmp_path / "rna.h5ad"), write(atac, tmp_path / "atac.h5ad")
     join = JoinConfig(path=str(second), assembly="GRCh38")
     (report,) = ingest(config(tmp_path / "atlas", first, join, peaks={"binarise": True})).reports
-    assert report.unpaired == {"not in atac.h5ad": 6, "only in atac.h5ad": 2}
-    assert (report.cells_in, report.cells_out) == (54, 54)
+    assert report.unpaired == {"only in atac.h5ad": 2}
+    assert (report.cells_in, report.cells_out, report.dropped) == (60, 54, {"not in atac.h5ad": 6})
     assert report.url == f"{Place(first).url} + {Place(second).url}"
     found = frame(tmp_path / "atlas").loc[kept]
     assert np.array_equal(found[rna.var_names].to_numpy(), rna[kept].X.toarray())
@@ -105,12 +110,50 @@ def test_cells_that_one_matrix_lacks_may_be_kept(tmp_path: Path) -> None:
     first, second = write(rna, tmp_path / "rna.h5ad"), write(atac, tmp_path / "atac.h5ad")
     join = JoinConfig(path=str(second), assembly="hg38", missing="keep")
     (report,) = ingest(config(tmp_path / "atlas", first, join)).reports
-    assert (report.cells_out, report.unpaired) == (20, {"not in atac.h5ad": 10})
+    assert (report.cells_out, report.unpaired) == (20, {"kept though not in atac.h5ad": 10})
     found = frame(tmp_path / "atlas").loc[rna.obs_names]
     assert np.array_equal(found[rna.var_names].to_numpy(), rna.X.toarray())
     peak = [name for name in found if name.startswith("hg38:")]
     assert found[peak].to_numpy()[5:15].sum() == atac.X.sum()
     assert found[peak].to_numpy().sum() == atac.X.sum()
+
+
+def test_cells_that_are_left_out_are_counted_once_wherever_cells_are_told(tmp_path: Path) -> None:
+    rna = make_adata(30, 10)
+    rna.X = sparse.csr_matrix(rna.X.toarray() * (np.arange(30) >= 2)[:, None])
+    paths = [write(rna, tmp_path / "rna.h5ad")]
+    for name, lacking in (("first", 5), ("second", 8)):
+        paths.append(write(peaks(list(rna.obs_names[:-lacking])), tmp_path / f"{name}.h5ad"))
+    joins = [{"path": str(path), "assembly": "hg38", "missing": "drop"} for path in paths[1:]]
+    source = {"path": str(paths[0]), "dataset": "both", "organism": "human", "join": joins}
+    (tmp_path / "c.json").write_text(json.dumps({"atlas": str(tmp_path / "atlas"), "sources": [source]}))
+    run = ["ingest", str(tmp_path / "c.json"), "--set", "backend=local"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console.console, "_width", 150)
+        planned = CliRunner().invoke(app, [*run, "--dry-run"]).output
+        told = CliRunner().invoke(app, run).output
+        shown = CliRunner().invoke(app, ["atlas", "show", str(tmp_path / "atlas"), "--dataset", "both"]).output
+    left_out = {"not in first.h5ad": 5, "not in second.h5ad": 3}
+    assert re.search(r"both .*│ 30 ", planned)
+    for reason, n in left_out.items():
+        assert f"both: {n} cells will be left out, {reason}" in planned
+        assert f"({n} {reason})" in told
+        assert f"{n} left out: {reason}" in shown
+    assert re.search(r"both +│ 30 +│ 20 ", told)
+    assert "30 cells in, 20 kept" in shown
+    (report,) = (json.loads(path.read_text()) for path in (tmp_path / "atlas").glob("reports/datasets/both/*.json"))
+    assert report["dropped"] == {**left_out, "fewer genes than min_genes": 2}
+    assert report["cells_in"] == report["cells_out"] + sum(report["dropped"].values())
+
+
+def test_matrices_without_a_cell_that_all_have_are_refused(tmp_path: Path) -> None:
+    rna = make_adata(20, 10)
+    joins = [
+        JoinConfig(path=str(write(peaks(list(names)), tmp_path / f"{i}.h5ad")), assembly="hg38")
+        for i, names in enumerate((rna.obs_names[:10], rna.obs_names[10:]))
+    ]
+    with pytest.raises(SourceError, match="No cell is in all of the 3 matrices"):
+        plan(config(tmp_path / "atlas", write(rna, tmp_path / "rna.h5ad"), *joins))
 
 
 class Counted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -36,7 +36,8 @@ def ingest(
                 "source": plan.url,
                 "organism": plan.organism,
                 "counts": plan.place,
-                "cells": plan.n_cells,
+                "cells": plan.cells_in,
+                "left_out": plan.left_out,
                 "features": len(plan.mapping.names),
                 "known": len(plan.mapping.features),
                 "chunks": len(plan.chunks),
@@ -44,7 +45,7 @@ def ingest(
             }
             for plan in plans
         ]
-        emit({"plan": lines}, as_json, lambda: console.print(_table(lines)))
+        emit({"plan": lines}, as_json, lambda: _show_plan(lines))
         return
     result = pipeline.ingest(loaded)
 
@@ -57,6 +58,13 @@ def ingest(
         console.print(f"Report: {result.run / REPORT if result.reports else result.run}", soft_wrap=True)
 
     emit(result.model_dump(mode="json"), as_json, render)
+
+
+def _show_plan(lines: list[dict[str, Any]]) -> None:
+    console.print(_table([{name: value for name, value in line.items() if name != "left_out"} for line in lines]))
+    for line in lines:
+        for reason, n in line["left_out"].items():
+            console.print(f"{line['dataset']}: {n:,} cells will be left out, {reason}", soft_wrap=True)
 
 
 def _lines(report: DatasetReport) -> list[dict[str, object]]:

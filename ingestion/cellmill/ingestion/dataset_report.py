@@ -22,7 +22,7 @@ class DatasetReport(Config):
     others
         The same of further modalities.
     unpaired
-        Cells that one of several matrices lacks, by which.
+        Cells that are only in one of several matrices, or are kept though it lacks them, by which.
     cells_in, cells_out
         Cells in the source, and in the snapshot.
     dropped

@@ -168,9 +168,10 @@ def _read(
 ) -> list[Tally]:
     """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
     for plan in plans:
+        left_out = "".join(f" ({n:,} {reason})" for reason, n in plan.left_out.items())
         console.print(
-            f"{plan.dataset}: {plan.organism}, {plan.n_cells:,} cells, {len(plan.mapping.names):,} features, "
-            f"counts in {plan.place}",
+            f"{plan.dataset}: {plan.organism}, {plan.cells_in:,} cells{left_out}, {len(plan.mapping.names):,} "
+            f"features, counts in {plan.place}",
             soft_wrap=True,
         )
     read = ReadChunk(atlas.storage, plans, memory, config.quality)
@@ -202,7 +203,7 @@ def check_losses(config: IngestConfig, report: DatasetReport) -> None:
         if (settings := limits(config, part.modality)) is not None:
             part.check(settings, where=report.url)
     if report.cells_out == 0:
-        dropped = ", ".join(f"{n:,} have {reason}" for reason, n in report.dropped.items())
+        dropped = ", ".join(f"{n:,} cells: {reason}" for reason, n in report.dropped.items())
         raise SourceError("No cell passes the quality limits.", where=report.url, fix=f"{dropped}.")
 
 

@@ -59,14 +59,14 @@ class SourcePlan:
         Where the counts are.
     mapping
         Columns to features.
-    unpaired
-        Cells that one of several matrices lacks, by which.
+    left_out, unpaired
+        Cells that are left out, and others, of which one of several matrices knows nothing; see `JoinedSource`.
     columns
         Columns of obs that are kept: names in the atlas, and in the source.
     unkept
         Names in the atlas that other columns of obs would have.
     n_cells, n_shards
-        Size of the source, and in how many shards it will be.
+        Cells that are read, and in how many shards they will be.
     chunks
         Ranges of rows; each is read by one task.
     entries_at_once
@@ -86,6 +86,7 @@ class SourcePlan:
     organism: Organism
     place: str
     mapping: ColumnMapping
+    left_out: dict[str, int]
     unpaired: dict[str, int]
     columns: dict[str, str]
     unkept: frozenset[str]
@@ -94,6 +95,11 @@ class SourcePlan:
     chunks: tuple[tuple[int, int], ...]
     entries_at_once: int
     digest: str
+
+    @property
+    def cells_in(self) -> int:
+        """Number of cells in the source, with those that are left out before they are read."""
+        return self.n_cells + sum(self.left_out.values())
 
     def shard_digest(self, number: int) -> str:
         """Return the identity of one shard."""
@@ -200,6 +206,7 @@ def plan_source(
         organism=organism,
         place=place,
         mapping=mapping,
+        left_out=source.left_out if isinstance(source, JoinedSource) else {},
         unpaired=source.unpaired if isinstance(source, JoinedSource) else {},
         columns=kept | further,
         unkept=frozenset(others.keys() - further.keys()),

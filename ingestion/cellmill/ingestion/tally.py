@@ -30,8 +30,8 @@ class Tally:
         self._plan = plan
         self.shard_cells = np.zeros(plan.n_shards, np.int64)
         self._umis = np.zeros(len(plan.mapping.names))
-        self._cells_in = 0
-        self._dropped: Counter[str] = Counter()
+        self._cells_in = sum(plan.left_out.values())
+        self._dropped = Counter(plan.left_out)
 
     def add(self, row: Row) -> None:
         """Add a chunk's result."""

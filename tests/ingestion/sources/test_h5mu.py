@@ -57,7 +57,7 @@ def test_all_modalities_of_the_cells_that_have_them(tmp_path: Path) -> None:
     source: Any = opened(tmp_path / "a.h5mu")
     kept = both(data)
     assert source.obs([]).index.tolist() == kept
-    assert source.unpaired == {"not in prot": 7, "only in prot": 2}
+    assert (source.left_out, source.unpaired) == ({"not in prot": 7}, {"only in prot": 2})
     place = source.find_counts(1024)
     assert place == "layers/counts + X"
     wanted = np.hstack([data["rna"][kept].layers["counts"].toarray(), data["prot"][kept].X.toarray()])

@@ -57,6 +57,13 @@ class JoinedSource:
     A place is that of every matrix, with `` + `` between; columns follow each other in the same order. Tables of cells
     are those of the first source.
 
+    Attributes
+    ----------
+    left_out
+        Cells of the first source that are not among these, by the first matrix that must have them and has not.
+    unpaired
+        Cells that are only in a further matrix, or are kept though it lacks them, by which.
+
     Parameters
     ----------
     first
@@ -77,6 +84,7 @@ class JoinedSource:
         self.name = first.name
         self.url = _AND.join(dict.fromkeys([first.url, *(other.source.url for other in others)]))
         self.stamp = " ".join([first.stamp, *(other.source.stamp for other in others if not other.own)]).strip()
+        self.left_out: dict[str, int] = {}
         self.unpaired: dict[str, int] = {}
         self._rows = self._align()
         self._starts: dict[str, I64] = {}
@@ -188,17 +196,21 @@ class JoinedSource:
                     where=f"{self.first.url} and {other.source.url}",
                     fix="Give the cells the same names in both files.",
                 )
-            self._count(f"not in {other.label}", int((rows < 0).sum()))
-            self._count(f"only in {other.label}", len(theirs) - int((rows >= 0).sum()))
+            _count(self.unpaired, f"only in {other.label}", len(theirs) - int((rows >= 0).sum()))
             if other.config.missing == "drop":
+                _count(self.left_out, f"not in {other.label}", int((kept & (rows < 0)).sum()))
                 kept &= rows >= 0
             found.append(rows)
         here = np.flatnonzero(kept)
+        if not here.size:
+            raise SourceError(
+                f"No cell is in all of the {1 + len(self.others)} matrices.",
+                where=self.url,
+                fix="Set `missing: keep` for those that may lack cells.",
+            )
+        for other, rows in zip(self.others, found, strict=True):
+            _count(self.unpaired, f"kept though not in {other.label}", int((rows[here] < 0).sum()))
         return [here, *(rows[here] for rows in found)]
-
-    def _count(self, what: str, n: int) -> None:
-        if n:
-            self.unpaired[what] = n
 
 
 def open_joined(format: str, place: Place, name: str, config: SourceConfig) -> Source:
@@ -247,6 +259,11 @@ def _refuse_several(source: Source) -> None:
             where=source.url,
             fix="Set `group` to the one that is to be joined.",
         )
+
+
+def _count(counts: dict[str, int], what: str, n: int) -> None:
+    if n:
+        counts[what] = counts.get(what, 0) + n
 
 
 def _barcodes(source: Source) -> pd.Index:
