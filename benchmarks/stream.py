@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from benchmarks.raw_counts import RawCounts
 from benchmarks.report import machine, save, show_goals, versions
 from benchmarks.stream_goals import goals, where_time_goes
 from benchmarks.stream_rows import tokeniser
-from benchmarks.synthetic import write_atlas
+from benchmarks.synthetic import write_atlas, write_linked
 
 from cellmill.atlas import Atlas, Selection
 from cellmill.atlas.exporting import export_arrow
@@ -52,6 +52,8 @@ LOCAL = {
     "raw-arrow": "raw counts, in process, from Arrow",
     "tokens": "tokens, in process",
     "tokens-arrow": "tokens, in process, from Arrow",
+    "tokens-linked2": "tokens, in process, AnnData zarr 2 (blosc)",
+    "tokens-linked3": "tokens, in process, AnnData zarr 3 (zstd)",
     "tokens-wide": "tokens of 330,000 features, in process",
     "prompts": "tokens in prompts, in process",
 }
@@ -144,12 +146,18 @@ def main() -> None:
 
 
 def write_atlases(folder: Path, cells: int) -> None:
-    """Write the atlas, the same with a large vocabulary, and the export, unless they are there."""
+    """Write the atlas, the same with a large vocabulary or linked, and the export, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, features in (("zarr", {}), ("wide", {"n_features": FEATURES})):
         if not (folder / name).exists():
             print(f"writing {name}", file=sys.stderr)
             write_atlas(folder / f"{name}.partial", cells, **features)
+            (folder / f"{name}.partial").rename(folder / name)
+    formats: dict[str, Literal[2, 3]] = {"linked2": 2, "linked3": 3}
+    for name, zarr_format in formats.items():
+        if not (folder / name).exists():
+            print(f"writing {name}", file=sys.stderr)
+            write_linked(folder / f"{name}.partial", folder / f"{name}-stores", cells, zarr_format)
             (folder / f"{name}.partial").rename(folder / name)
     export_arrow(Atlas.open(folder / "zarr").snapshot(), folder / "arrow")
 
@@ -226,7 +234,7 @@ def summary(key: str, label: str, found: list[dict[str, float]]) -> dict[str, An
 def stages(folder: Path, batch_size: int) -> dict[str, dict[str, float]]:
     """Return the microseconds of a cell in each stage, in process, by row."""
     found = {}
-    for name in ("tokens", "tokens-arrow", "raw", "raw-arrow"):
+    for name in ("tokens", "tokens-arrow", "tokens-linked2", "tokens-linked3", "raw", "raw-arrow"):
         what, _, layout = name.partition("-")
         selection = Atlas.open(folder / (layout or "zarr")).snapshot().select()
         config = StreamConfig(batch_size=batch_size)

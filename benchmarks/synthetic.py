@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from scipy import sparse
 
@@ -14,7 +17,10 @@ from cellmill.atlas import Atlas, ShardEntry
 from cellmill.atlas.cells import write_cells
 from cellmill.atlas.content import cell_ids
 from cellmill.atlas.writing import checksum, shard_keys, write_counts
-from cellmill.genes import Feature
+from cellmill.genes import Feature, load_table
+from cellmill.ingestion import IngestConfig, SourceConfig
+from cellmill.ingestion.config import DuplicateConfig
+from cellmill.ingestion.linking import link
 
 GENES = 20_000
 POOL = 8192
@@ -56,6 +62,33 @@ def write_atlas(path: Path, n_cells: int, shard_cells: int = 16_384, n_features:
     return atlas
 
 
+def write_linked(path: Path, stores: Path, n_cells: int, zarr_format: Literal[2, 3], shard_cells: int = 16_384) -> None:
+    """Write the same cells as AnnData stores by ``write_zarr``, float32 as users have them, and link these."""
+    for left in (path, stores):
+        shutil.rmtree(left, ignore_errors=True)
+    stores.mkdir(parents=True)
+    genes = pd.DataFrame(index=load_table("human").ids[:GENES])
+    sources = []
+    for number, start in enumerate(range(0, n_cells, shard_cells)):
+        matrix = counts(min(shard_cells, n_cells - start), seed=number).astype(np.float32)
+        n = matrix.shape[0]
+        obs = pd.DataFrame(
+            {"donor": _donors(f"set{number:03}", n)}, index=[f"set{number:03}-{row}" for row in range(n)]
+        )
+        store = stores / f"set{number:03}.zarr"
+        with ad.settings.override(zarr_write_format=zarr_format):
+            ad.AnnData(matrix, obs=obs, var=genes).write_zarr(store)
+        sources.append(SourceConfig(path=str(store), organism="human", licence="CC0-1.0", obs={"donor": "donor"}))
+    every = DuplicateConfig(policy="keep")
+    link(
+        IngestConfig(atlas=str(path), sources=tuple(sources), duplicates=every, backend="local", output=stores / "run")
+    )
+
+
+def _donors(dataset: str, n: int) -> list[str]:
+    return [f"{dataset}-donor{i}" for i in np.random.default_rng(0).integers(0, _DONORS, n)]
+
+
 def _shard(atlas: Atlas, dataset: str, matrix: Any, features: list[Feature], tokens: Any) -> ShardEntry:
     n = matrix.shape[0]
     source = hashlib.sha256(dataset.encode()).hexdigest()
@@ -82,7 +115,7 @@ def _shard(atlas: Atlas, dataset: str, matrix: Any, features: list[Feature], tok
             "n_genes": np.diff(matrix.indptr).astype(np.int32),
             "n_counts": np.asarray(matrix.sum(axis=1)).ravel().astype(np.int64),
             "content_hash": pa.array([bytes(16)] * n, pa.binary(16)),
-            "donor": [f"{dataset}-donor{i}" for i in np.random.default_rng(0).integers(0, _DONORS, n)],
+            "donor": _donors(dataset, n),
         }
     )
     write_cells(atlas.storage, f"cells/{dataset}/{digest}.parquet", table)
