@@ -1,7 +1,7 @@
 """The rows of Cellmill, in a process of its own: ``python -m benchmarks.stream_rows KIND FOLDER BATCH_SIZE NAMES``.
 
-`FOLDER` holds the atlases ``zarr``, ``arrow``, ``linked2``, ``linked3`` and ``wide``, `KIND` is ``local`` or ``ray``. See
-`benchmarks.turns`.
+`FOLDER` holds the atlases ``zarr``, ``arrow``, ``linked2``, ``linked3`` and ``wide``, `KIND` is ``local`` or ``ray``.
+See `benchmarks.turns`.
 """
 
 from __future__ import annotations

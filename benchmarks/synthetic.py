@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,8 @@ def write_linked(path: Path, stores: Path, n_cells: int, zarr_format: Literal[2,
             {"donor": _donors(f"set{number:03}", n)}, index=[f"set{number:03}-{row}" for row in range(n)]
         )
         store = stores / f"set{number:03}.zarr"
-        with ad.settings.override(zarr_write_format=zarr_format):
+        with ad.settings.override(zarr_write_format=zarr_format), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what will be the default some day
             ad.AnnData(matrix, obs=obs, var=genes).write_zarr(store)
         sources.append(SourceConfig(path=str(store), organism="human", licence="CC0-1.0", obs={"donor": "donor"}))
     every = DuplicateConfig(policy="keep")
