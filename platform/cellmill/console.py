@@ -200,7 +200,8 @@ class _PlainProgress:
         of = f" of {self.total:,}" if self.total is not None else ""
         left = None if finished else self.left()
         end = "" if left is None else f", {left:,.0f} s left"
-        console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {rate:,.0f} a second{end}")
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+        console.print(f"{self.description}: {self.done:,}{of} {self.unit}, {speed} a second{end}")
 
     def _left(self) -> float | None:
         elapsed, done = time.monotonic() - self.start, self.done - self.before

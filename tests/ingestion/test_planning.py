@@ -162,7 +162,7 @@ def test_what_a_task_on_ray_is_at_is_shown_by_the_driver(monkeypatch: pytest.Mon
     assert dict(backend.gather(tells, ["a", "b"])) == {0: "fetched", 1: "fetched"}
     for number in range(2):
         assert f"fetching {number}: " in shown.getvalue()
-    assert re.search(r"fetching 1: [1-9]\d? of 100 bytes, \d+ a second, \d+ s left", shown.getvalue())
+    assert re.search(r"fetching 1: [1-9]\d? of 100 bytes, [\d.]+ a second, \d+ s left", shown.getvalue())
 
 
 @pytest.mark.parametrize("layout", ["csc", "mtx"])

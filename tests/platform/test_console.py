@@ -30,8 +30,8 @@ def test_without_it_units_go_on_as_fast_as_they_did(monkeypatch: pytest.MonkeyPa
         now[0] = 30.0
         advance(75)
     assert shown.getvalue().splitlines() == [
-        "counting: 25 of 100 cells, 2 a second, 30 s left",
-        "counting: 100 of 100 cells, 3 a second",
+        "counting: 25 of 100 cells, 2.5 a second, 30 s left",
+        "counting: 100 of 100 cells, 3.3 a second",
     ]
 
 
