@@ -190,6 +190,25 @@ def test_bringing_columns_into_rows_tells_how_far_it_is(
         assert all("s left" in left for _, left in lines[:-1])
 
 
+def test_digesting_tells_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "console", Console(file=shown, width=120))
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr("cellmill.digest._BLOCK", 1000)
+    file, store = write(make_adata(40), tmp_path / "file.h5ad"), tmp_path / "store.zarr"
+    make_adata(40, seed=1).write_zarr(store)
+    plan(config(tmp_path / "atlas", file, store))
+    sizes = {"file.h5ad": file.stat().st_size}
+    sizes["store.zarr"] = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    for name, size in sizes.items():
+        lines = re.findall(rf"digesting {name}: ([\d,]+) of {size:,} bytes, [\d.,]+ a second(.*)", shown.getvalue())
+        told = [int(done.replace(",", "")) for done, _ in lines]
+        assert told == sorted(told)
+        assert (told[-1], lines[-1][1]) == (size, "")
+        assert len(told) > 10
+        assert all("s left" in left for _, left in lines[:-1])
+
+
 def write_mtx(cells: Any, folder: Path) -> Path:
     """Write cells as 10x does: entries in the order of cells."""
     folder.mkdir()

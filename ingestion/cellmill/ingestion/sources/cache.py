@@ -113,7 +113,8 @@ def _download(remote: RemoteFile, facts: Facts, root: Path, key: str) -> Path:
             where=bare(remote.url),
             fix="Check the network and run again: it goes on where it stopped.",
         ) from error
-    digest = digest_of_file(partial)
+    with progress(partial.stat().st_size, f"digesting {_name(remote)}", "bytes") as advance:
+        digest = digest_of_file(partial, advance)
     target = root / "files" / digest
     size = partial.stat().st_size
     os.replace(partial, target)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from cellmill.console import progress
 from cellmill.digest import digest_of, digest_of_file
 from cellmill.errors import SourceError
 from cellmill.ingestion.sources.cache import cached, fetch, forget
@@ -161,7 +162,8 @@ class Place:
         if self.is_dir:
             return self.folder_digest(self.files())
         path = self.local_path()
-        digest = digest_of_file(path)
+        with progress(path.stat().st_size, f"digesting {self.name}", "bytes") as advance:
+            digest = digest_of_file(path, advance)
         if self._path is None and digest != path.name:
             forget(path)
             raise SourceError(
@@ -204,9 +206,15 @@ class Place:
             content = self.storage.get(name) if self.is_local else read_part(self.child(name), files[name])
             return digest_of(content)
 
-        names = sorted(files)
-        with ThreadPoolExecutor(1 if self.is_local else _AT_ONCE) as pool:
-            lines = [f"{name}\0{part}\n" for name, part in zip(names, pool.map(of, names), strict=True)]
+        names, lines = sorted(files), []
+        sizes = [files[name].size or 0 for name in names]
+        with (
+            progress(sum(sizes), f"digesting {self.name}", "bytes") as advance,
+            ThreadPoolExecutor(1 if self.is_local else _AT_ONCE) as pool,
+        ):
+            for name, size, part in zip(names, sizes, pool.map(of, names), strict=True):
+                lines.append(f"{name}\0{part}\n")
+                advance(size)
         return digest_of("".join(lines).encode())
 
     @cached_property
