@@ -91,6 +91,17 @@ class Storage:
         """
         return Storage(url)
 
+    def holding(self, content: str) -> Storage:
+        """Return the storage for files of some content, for a storage that keeps copies."""
+        return self
+
+    def forget(self) -> None:
+        """Drop copies of the files that were read, for a storage that keeps some: they are not what was written."""
+
+    def anew(self) -> Storage:
+        """Return the storage without copies that are kept already."""
+        return self
+
     @property
     def is_local(self) -> bool:
         """Whether the storage is a folder of this machine."""
@@ -160,7 +171,8 @@ class Storage:
                 return self._known(key, lambda: read_ranges(self.local_path(key), starts, ends))
             return self._fetch_ranges(key, starts, ends, gap)
         except StorageError as error:
-            if self.size(key) >= max(ends):
+            # Not a size that was kept: what is there now counts.
+            if Storage.size(self, key) >= max(ends):
                 raise
             what = f"The file ends before byte {max(ends):,}."
             raise SourceError(what, where=self.join(key), fix="Restore it from a copy.") from error

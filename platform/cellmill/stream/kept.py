@@ -51,3 +51,9 @@ class Kept(Generic[K, V]):
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= old.nbytes
         return made
+
+    def drop(self, key: K) -> None:
+        """Keep nothing under `key`."""
+        with self._lock:
+            old = self._kept.pop(key, None)
+            self._bytes -= old.nbytes if old is not None else 0

@@ -31,6 +31,7 @@ class OpenShard:
     """A shard that is open: where its rows begin, what its columns are, and its entries."""
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
+        self.storage = storage
         shard = open_shard(storage, entry)
         self.indptr = shard.indptr
         self.tokens = shard.tokens
@@ -49,9 +50,29 @@ _SHARDS: Kept[tuple[str, str], OpenShard] = Kept(_OPEN_BYTES)
 
 def _open(storage: Storage, entry: ShardEntry) -> OpenShard:
     def make() -> OpenShard:
-        return OpenShard(storage.beside(storage.url, entry.checksum), entry)
+        own = storage.holding(entry.checksum)
+        try:
+            return OpenShard(own, entry)
+        except IntegrityError:
+            with _anew(own) as past:
+                OpenShard(past, entry)
+            return OpenShard(own, entry)
 
     return _SHARDS.get((storage.url, entry.shard_path), make)
+
+
+@contextmanager
+def _anew(storage: Storage) -> Iterator[Storage]:
+    """Give the storage of a shard that seems damaged, to read it once more without what is kept of it.
+
+    What is wrong may be a copy, or have come about on the way. If it is the shard, no copy is kept.
+    """
+    storage.forget()
+    try:
+        yield storage.anew()
+    except IntegrityError:
+        storage.forget()
+        raise
 
 
 Damage = dict[int, IntegrityError]
@@ -109,7 +130,12 @@ def read_block(
         first, last = bounds[i : i + 2]
         places = _Places(starts[first : last + 1] - starts[first], place[first:last])
         with _noting(i, damage):
-            _read(shard, begin, end, places, token, count)
+            try:
+                _read(shard, begin, end, places, token, count)
+            except IntegrityError:
+                _SHARDS.drop((reading.storage.url, runs.entry.shard_path))
+                with _anew(shard.storage) as past:
+                    _read(OpenShard(past, runs.entry), begin, end, places, token, count)
     for out in (token, count) if again.size else ():
         _repeat(out, place[chosen[again]], indptr[again], indptr[again + 1])
     block = CellBlock(
