@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from scipy import sparse
 from cellmill.atlas import Atlas, open_shard, read
 from cellmill.atlas.collecting import Forget, collect
 from cellmill.atlas.compacting import compact
-from cellmill.atlas.link import read_link
+from cellmill.atlas.link import ARRAYS, read_link
 from cellmill.atlas.withdrawing import remove
 from cellmill.cli import load
 from cellmill.errors import CountsError, IntegrityError, SourceError
@@ -199,6 +200,21 @@ def test_a_store_that_was_only_touched_is_as_good_as_before(tmp_path: Path) -> N
     assert atlas.verify().sound
     again = link(settings)
     assert (again.changed, again.unchanged) == (False, (str(store),))
+
+
+def test_the_bench_counts_the_files_of_the_store_once(tmp_path: Path) -> None:
+    store = rechunked(write_store(messy(), tmp_path / "a.zarr"), 300)
+    link(config(tmp_path / "atlas", store, shard_cells=40))
+    command = ["bench", str(tmp_path / "atlas"), "--batch-size", "16", "--cells", "90", "--by", "dataset", "--json"]
+    result = CliRunner().invoke(load("stream"), command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    # Two chunks have rows of two shards each.
+    matrix = [path for name in ARRAYS for path in (store / "layers/counts" / name).rglob("*") if path.is_file()]
+    shards = Atlas.open(tmp_path / "atlas").snapshot().shards
+    whole = sum(path.stat().st_size for path in matrix) + sum(entry.bytes for entry in shards)
+    assert len(shards) == 3
+    told = json.loads(result.stdout)["disk_bytes_per_cell"]
+    assert told == pytest.approx(whole / sum(entry.n_rows for entry in shards))
 
 
 def test_withdrawing_rewrites_a_linked_shard_and_collecting_spares_the_store(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import Selection
+from cellmill.atlas.link import read_link
 from cellmill.config import Config
 from cellmill.errors import ConfigError
 from cellmill.memory import Memory
@@ -44,7 +45,7 @@ class StreamBench(Config):
     tokens_per_cell, perceptual_per_cell
         Means.
     disk_bytes_per_cell, batch_bytes_per_cell
-        Of the shards' files, and of packed batches.
+        Of the shards' files, those of linked stores included, and of packed batches.
     stages
         Share of the CPU time by stage.
     mixing
@@ -235,7 +236,15 @@ def _sharing(
 
 
 def _disk_bytes(selection: Selection) -> float:
-    return sum(entry.bytes for entry in selection.shards) / sum(entry.n_rows for entry in selection.shards)
+    """Return the bytes of a row; files of a linked store that several shards have rows in count once."""
+    storage = selection.snapshot.atlas.storage
+    linked: dict[tuple[str, str], int] = {}
+    for entry in selection.shards:
+        if entry.layout == "anndata":
+            link = read_link(storage, entry)
+            linked |= {(link.location, key): size for key, size in link.files.items()}
+    whole = sum(entry.bytes for entry in selection.shards) + sum(linked.values())
+    return whole / sum(entry.n_rows for entry in selection.shards)
 
 
 def _mixing(selection: Selection, by: Mapping[str, Sequence[str]], seen: _Seen) -> dict[str, float]:
