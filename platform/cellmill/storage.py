@@ -19,7 +19,7 @@ from cellmill.errors import ConfigError, SourceError, StorageError
 from cellmill.local_files import PARTIAL, half_written, read_into, read_ranges, read_tail
 from cellmill.remote_store import RETRIES, RETRY_S, EmptyFileError, fetch, find_spans, open_store
 from cellmill.scratch import ScratchFolder
-from cellmill.store_errors import patiently, translated
+from cellmill.store_errors import no_bucket, patiently, translated
 
 T = TypeVar("T")
 _REMOTE_SCHEMES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"})
@@ -376,7 +376,7 @@ class Storage:
         try:
             self._ask(key, ask)
         except FileNotFoundError:
-            raise StorageError("There is no such bucket.", where=self.url, fix="Make it, or check its name.") from None
+            raise no_bucket(self.url) from None
 
     def _known(self, key: str, ask: Callable[[], T]) -> T:
         """Ask for what should be there."""

@@ -81,6 +81,9 @@ def translated(where: str) -> Iterator[None]:
         line = first_line(error)
         if "403 Forbidden" in line or "401 Unauthorized" in line:
             raise _refused(where) from error
+        if "404 Not Found" in line:
+            # Of a file that is missing, the store says so in another way.
+            raise no_bucket(where) from error
         raise StorageError(
             f"The store does not answer: {line}.",
             where=where,
@@ -106,6 +109,11 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, without a full stop."""
     text = str(error).strip()
     return (text.splitlines()[0] if text else type(error).__name__).rstrip(".")
+
+
+def no_bucket(where: str) -> StorageError:
+    """Return the error of a bucket that is not there."""
+    return StorageError("There is no such bucket.", where=where, fix="Make it, or check its name.")
 
 
 def _refused(where: str) -> StorageError:

@@ -102,8 +102,11 @@ def test_refusal_is_told_at_once_and_named(bucket: str, flaky: Flaky) -> None:
 
 def test_a_store_that_is_not_there_is_told_in_bounded_time(monkeypatch: pytest.MonkeyPatch, bucket: str) -> None:
     monkeypatch.setattr("cellmill.remote_store.RETRIES", 1)
-    with pytest.raises(StorageError, match="no such bucket"):
-        Storage.open("s3://there-is-no-such-bucket").put("a", b"x")
+    nowhere = Storage.open("s3://there-is-no-such-bucket")
+    for attempt in (lambda: nowhere.put("a", b"x"), lambda: nowhere.list("a"), lambda: nowhere.delete_tree("a")):
+        with pytest.raises(StorageError, match="no such bucket") as caught:
+            attempt()
+        assert caught.value.where.startswith(nowhere.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(StorageError, match="does not answer"):
         Storage.open(bucket).get("a")
