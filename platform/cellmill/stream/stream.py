@@ -78,7 +78,8 @@ class Stream:
     Raises
     ------
     ConfigError
-        No cell is selected, a column does not exist, or lanes fit neither the batch nor the workers.
+        No cell is selected, a column does not exist, the rank is none of the workers', or lanes fit neither the batch
+        nor the workers.
     """
 
     def __init__(
@@ -93,6 +94,12 @@ class Stream:
     ) -> None:
         if selection.n_cells == 0:
             raise ConfigError("No cell is selected.", where=f"where: {selection.where}", fix="Widen the predicate.")
+        if not 0 <= rank < world_size:
+            raise ConfigError(
+                f"There is no worker {rank} of {world_size}.",
+                where="rank and world_size",
+                fix="Ranks count from 0; there must be at least one worker.",
+            )
         self.config = config
         self.rank, self.world_size = rank, world_size
         self._cells = SelectedCells(selection, labels or {}, config.sampling, config.seed, config.cache_gb)

@@ -191,6 +191,9 @@ def test_what_does_not_fit_is_refused(stream_atlas: Atlas) -> None:
         stream(stream_atlas, lanes=5)
     with pytest.raises(ConfigError, match="8 lanes cannot be shared by 9 workers"):
         stream(stream_atlas, world=9)
+    for rank, world in ((5, 2), (2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match=f"no worker {rank} of {world}"):
+            stream(stream_atlas, rank=rank, world=world)
     with pytest.raises(ConfigError, match="knid"):
         Stream(stream_atlas.snapshot().select(), Tokeniser(TOKENS), StreamConfig(), labels={"kind": ("knid", ["A"])})
 
