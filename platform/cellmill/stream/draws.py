@@ -32,6 +32,8 @@ from cellmill.stream.shard_columns import class_counts, codes
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
+_Weighed = tuple[F64, I32]
+_Weigh = Callable[[pa.ChunkedArray], _Weighed]
 _WHERE = "stream.sampling"
 
 
@@ -88,7 +90,7 @@ class ByWeight:
     column
         What weights are a function of.
     weigh
-        Weights of the values of the column: float64 [n].
+        Weight and class of each value of the column; all of one class where there are none.
     total
         Draws of an epoch.
     seed
@@ -102,13 +104,11 @@ class ByWeight:
 
     size = 1
 
-    def __init__(
-        self, selection: Selection, column: str, weigh: Callable[[pa.ChunkedArray], F64], total: int, seed: int
-    ) -> None:
+    def __init__(self, selection: Selection, column: str, weigh: _Weigh, total: int, seed: int) -> None:
         self._selection, self._column, self._weigh = selection, column, weigh
         self._total, self._seed = total, seed
         # Summed exactly: plans of ranks on unlike processors must agree to the last bit.
-        pairs = [(math.fsum(w), np.count_nonzero(w == 0)) for w in map(self._weights, range(len(selection.shards)))]
+        pairs = [(math.fsum(w), np.count_nonzero(w == 0)) for w, _ in map(self._weighed, range(len(selection.shards)))]
         self._sums = np.array([total for total, _ in pairs], np.float64)
         self.left_out = int(sum(zeros for _, zeros in pairs))
         if not self._sums.sum() > 0:
@@ -122,10 +122,11 @@ class ByWeight:
     def draw(self, shard: int, epoch: int) -> Drawn:
         """Return the draws of a shard, ascending."""
         total = int(self.units(epoch)[shard])
-        cells = draw_cells(self._weights(shard), total, seed=self._seed, epoch=epoch, shard=shard)
+        weights, classes = self._weighed(shard)
+        cells = draw_cells(weights, total, seed=self._seed, epoch=epoch, shard=shard, classes=classes)
         return Drawn(cells, copies(cells))
 
-    def _weights(self, shard: int) -> F64:
+    def _weighed(self, shard: int) -> _Weighed:
         return self._weigh(self._selection.table(shard, [self._column]).column(0))
 
 
@@ -197,7 +198,7 @@ def make_draws(selection: Selection, sampling: Sampling, seed: int) -> Draws:
     return ByWeight(selection, sampling.by, _weigher(selection, sampling), total, seed)
 
 
-def _weigher(selection: Selection, sampling: BalancedSampling | WeightedSampling) -> Callable[[pa.ChunkedArray], F64]:
+def _weigher(selection: Selection, sampling: BalancedSampling | WeightedSampling) -> _Weigh:
     if isinstance(sampling, WeightedSampling) and not sampling.weights:
         return _own_weights
     counts = class_counts(selection, sampling.by)
@@ -212,18 +213,18 @@ def _weigher(selection: Selection, sampling: BalancedSampling | WeightedSampling
     return _by_class(sampling.weights)
 
 
-def _by_class(weights: Mapping[str, float]) -> Callable[[pa.ChunkedArray], F64]:
+def _by_class(weights: Mapping[str, float]) -> _Weigh:
     classes = list(weights)
     table = np.array([*weights.values(), 0.0])
 
-    def weigh(column: pa.ChunkedArray) -> F64:
-        found: F64 = table[codes(column, classes)]
-        return found
+    def weigh(column: pa.ChunkedArray) -> _Weighed:
+        found = codes(column, classes)
+        return table[found], found
 
     return weigh
 
 
-def _own_weights(column: pa.ChunkedArray) -> F64:
+def _own_weights(column: pa.ChunkedArray) -> _Weighed:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise ConfigError(
             f"The column with weights holds {column.type}, not numbers.",
@@ -233,7 +234,7 @@ def _own_weights(column: pa.ChunkedArray) -> F64:
     found: F64 = pc.fill_null(pc.cast(column, pa.float64()), 0.0).to_numpy()
     if not (np.isfinite(found) & (found >= 0)).all():
         raise ConfigError("A weight is negative or not a number.", where=f"{_WHERE}.by")
-    return found
+    return found, np.zeros(found.size, np.int32)
 
 
 def _left_out(groups: I32, min_cells: int) -> int:

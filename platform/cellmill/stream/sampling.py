@@ -23,6 +23,9 @@ F64 = npt.NDArray[np.float64]
 class BalancedSampling(Config):
     """Every class is drawn equally often; cells without a class are not drawn.
 
+    From each shard a class is drawn as often as its share of the class is worth, rounded up or down; so the classes of
+    an atlas of one shard differ by one draw at most, and else by about the root of the number of shards.
+
     Attributes
     ----------
     by
@@ -106,7 +109,7 @@ def share_out(weights: F64, total: int, phase: float) -> I64:
     return times
 
 
-def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int) -> I64:
+def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int, classes: I32 | None = None) -> I64:
     """Return the draws of one shard in ascending order, cells that are drawn several times next to each other.
 
     Parameters
@@ -117,6 +120,8 @@ def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int) -
         Number of draws.
     seed, epoch, shard
         Keys of chance.
+    classes : int32 [n], optional
+        Of the cells, those of one class having one weight; by default cells of one weight are a class.
 
     Returns
     -------
@@ -124,10 +129,11 @@ def draw_cells(weights: F64, total: int, *, seed: int, epoch: int, shard: int) -
         Positions among the selected cells.
     """
     key = chance.key(seed, epoch, chance.DRAW, shard)
-    # In a random order, so that neighbours are not drawn together or in turn; but cells of one weight side by side, so
+    # In a random order, so that neighbours are not drawn together or in turn; but cells of one class side by side, so
     # that each class gets its share of every shard, and not only in the long run.
     order = chance.permutation(key, weights.size)
-    order = order[np.argsort(weights[order], kind="stable")]
+    keys = (weights[order],) if classes is None else (classes[order], weights[order])
+    order = order[np.lexsort(keys)]
     phase = float(chance.uniform(chance.key(key, 0), 1)[0])
     times = np.empty(weights.size, np.int64)
     times[order] = share_out(weights[order], total, phase)

@@ -35,6 +35,16 @@ def test_each_is_drawn_its_share_rounded_up_or_down(weights: list[int], total: i
         assert n == 0 or weight > 0
 
 
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 3)), min_size=1, max_size=9), st.integers(0, 200))
+def test_each_class_is_drawn_its_share_rounded_up_or_down(of: list[tuple[int, int]], total: int) -> None:
+    sizes, weights = (np.array(part) for part in zip(*of, strict=True))
+    classes = np.random.default_rng(total).permutation(np.repeat(np.arange(len(of), dtype=np.int32), sizes))
+    draws = draw_cells(weights[classes].astype(float), total, seed=1, epoch=2, shard=3, classes=classes)
+    for number, n in enumerate(np.bincount(classes[draws], minlength=len(of)).tolist()):
+        exact = Fraction(total * int(sizes[number] * weights[number]), int((sizes * weights).sum()))
+        assert exact - 1 < n < exact + 1
+
+
 def test_over_epochs_the_share_is_exact_and_neighbours_are_drawn_apart() -> None:
     weights = np.full(64, 1.0)
     times = np.zeros(64)
