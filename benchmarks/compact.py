@@ -23,23 +23,24 @@ from benchmarks.synthetic import write_atlas
 from benchmarks.turns import peak_gb
 
 from cellmill.atlas import Atlas
-from cellmill.atlas.compacting import compact
+from cellmill.atlas.compacting import THREADS, compact
 
 LABELS = ("donor", "dataset")
 
 
-def run(folder: str, datasets: list[str], shard_cells: int, answer: Any) -> None:
+def run(folder: str, datasets: list[str], shard_cells: int, threads: int, answer: Any) -> None:
     """Compact data sets, and send what it took; a small compaction before it has compiled what is to be compiled."""
     warm, atlas = f"{folder}-warm", Atlas.open(folder)
     shutil.copytree(folder, warm, copy_function=os.link)
     compact(Atlas.open(warm), datasets[:1], shard_cells=shard_cells)
     shutil.rmtree(warm)
     cpu, start = time.process_time(), time.perf_counter()
-    done = compact(atlas, datasets, shard_cells=shard_cells)
+    done = compact(atlas, datasets, shard_cells=shard_cells, threads=threads)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - start
     answer.put(
         {
             "cells": sum(done.datasets.values()),
+            "threads": threads,
             "shards_before": done.shards_before,
             "shards_after": done.shards_after,
             "cpu_s": cpu,
@@ -52,11 +53,11 @@ def run(folder: str, datasets: list[str], shard_cells: int, answer: Any) -> None
     )
 
 
-def measure(folder: Path, datasets: list[str], shard_cells: int) -> dict[str, Any]:
+def measure(folder: Path, datasets: list[str], shard_cells: int, threads: int = 1) -> dict[str, Any]:
     """Compact data sets in a process of its own."""
     context = multiprocessing.get_context("spawn")
     answer = context.SimpleQueue()
-    child = context.Process(target=run, args=(str(folder), datasets, shard_cells, answer))
+    child = context.Process(target=run, args=(str(folder), datasets, shard_cells, threads, answer))
     child.start()
     found: dict[str, Any] = answer.get()
     child.join()
@@ -65,7 +66,7 @@ def measure(folder: Path, datasets: list[str], shard_cells: int) -> dict[str, An
 
 def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what was to be reached, and whether it was."""
-    quarter, whole = found["rows"]
+    quarter, whole, _ = found["rows"]
     told = f"{whole['cells']:,} cells"
     beside = whole["peak_gb"] / quarter["peak_gb"]
     return [
@@ -93,12 +94,14 @@ def main() -> None:
         folder = Path(temporary) / "all"
         atlas = write_atlas(folder, options.cells, options.dataset_cells)
         names = [entry.dataset for entry in atlas.snapshot().shards]
-        quarter = Path(temporary) / "quarter"
-        shutil.copytree(folder, quarter, copy_function=os.link)
+        quarter, again = Path(temporary) / "quarter", Path(temporary) / "again"
+        for copy in (quarter, again):
+            shutil.copytree(folder, copy, copy_function=os.link)
         before = mixed(atlas.snapshot().select(), options.batch_size)
         rows = [
             measure(quarter, names[: len(names) // 4], options.shard_cells),
             measure(folder, names, options.shard_cells),
+            measure(again, names, options.shard_cells, THREADS),
         ]
         after = mixed(Atlas.open(folder).snapshot().select(), options.batch_size)
     found: dict[str, Any] = {
@@ -117,13 +120,13 @@ def main() -> None:
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     print(
-        f"{'cells':>10}{'shards':>14}{'cells/CPU-s':>13}{'cells/s':>10}{'peak GB':>9}{'MB before':>11}{'MB after':>10}"
+        f"{'cells':>10}{'threads':>8}{'shards':>14}{'cells/CPU-s':>13}{'cells/s':>10}{'peak GB':>9}{'MB before':>11}{'MB after':>10}"
     )
     for row in found["rows"]:
         shards = f"{row['shards_before']} to {row['shards_after']}"
         rates = f"{row['cells_per_cpu_second']:>13,.0f}{row['cells'] / row['wall_s']:>10,.0f}{row['peak_gb']:>9.2f}"
         sizes = f"{row['bytes_before'] / 1e6:>11,.1f}{row['bytes_after'] / 1e6:>10,.1f}"
-        print(f"{row['cells']:>10,}{shards:>14}{rates}{sizes}")
+        print(f"{row['cells']:>10,}{row['threads']:>8}{shards:>14}{rates}{sizes}")
     for before, after in zip(found["mixing_before"], found["mixing_after"], strict=True):
         told = ", ".join(f"of {label}s {before[label]:.2%}, then {after[label]:.2%}" for label in LABELS)
         print(f"{before['workers']:>3} workers, {before['cells_of_a_worker']} cells each: entropy {told} of random")

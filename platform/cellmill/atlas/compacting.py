@@ -9,6 +9,7 @@ the same cells as before. Hidden rows stay hidden: one of them is shown when the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from cellmill.atlas.atlas import Atlas
 
 SHARD_CELLS = 65_536
+THREADS = max(1, min(8, os.cpu_count() or 1))
+"""What the command takes, so that memory stays below that of a small machine."""
 _ATTEMPTS = 5
 
 
@@ -77,6 +80,7 @@ def compact(
     *,
     seed: int = 0,
     shard_cells: int = SHARD_CELLS,
+    threads: int = 1,
     dry_run: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Compaction:
@@ -96,6 +100,9 @@ def compact(
         Of the order.
     shard_cells
         Cells of a new shard, about.
+    threads
+        How many shards are read, and then written, side by side, each with a few hundred MB; the result is the same
+        with any number.
     dry_run
         Say what would be done, and do nothing.
     progress
@@ -122,7 +129,7 @@ def compact(
             return _told(plan, plan.inputs, snapshot.version, False)
         with Lease(atlas.storage, "write", plan.names) as lease:
             try:
-                new = write_shards(atlas, plan, progress or (lambda cells: None))
+                new = write_shards(atlas, plan, progress or (lambda cells: None), threads)
             except IntegrityError:
                 if _has(atlas.snapshot(), plan):
                     raise

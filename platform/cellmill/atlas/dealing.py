@@ -7,6 +7,7 @@ at a time, however many there are; the temporary files hold all of them, uncompr
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ U64 = npt.NDArray[np.uint64]
 
 ENTRIES_AT_ONCE = 1 << 22
 _LENGTH = "__length"
+_LOCKS = 64
 
 
 def lots(cell_ids: U64, seed: int) -> U64:
@@ -73,6 +75,7 @@ class Heaps:
         self._seed, self._n, self._wanted = seed, n, np.array(sorted(wanted), np.int64)
         self._dtypes = {"indices": index_dtype, "data": count_dtype}
         self._folder = ScratchFolder()
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self.n_cells = np.zeros(n, np.int64)
         """Cells of each heap."""
         self.largest = np.zeros(n, np.int64)
@@ -93,7 +96,7 @@ class Heaps:
         self._folder.delete()
 
     def add(self, cells: pa.Table, indptr: I64, columns: npt.NDArray[Any], counts: npt.NDArray[Any]) -> None:
-        """Deal cells out.
+        """Deal cells out; threads may do so side by side.
 
         Parameters
         ----------
@@ -118,16 +121,18 @@ class Heaps:
         starts = np.searchsorted(heap, np.arange(self._n + 1))
         for number in np.unique(heap).tolist():
             a, b = int(starts[number]), int(starts[number + 1])
-            self.n_cells[number] += b - a
-            for name, values in moved.items():
-                part = values[ends[a] : ends[b]]
-                with self._path(number, name).open("ab") as file:
-                    part.tofile(file)
-                if name == "data":
-                    self.largest[number] = max(self.largest[number], int(part.max(initial=0)))
+            parts = {name: values[ends[a] : ends[b]] for name, values in moved.items()}
+            largest = int(parts["data"].max(initial=0))
             some = cells.slice(a, b - a).combine_chunks()
-            with self._path(number, "cells").open("ab") as file, pa.ipc.new_stream(file, some.schema) as writer:
-                writer.write_table(some)
+            # The files of a heap have the same cells in the same order; which comes first does not matter.
+            with self._locks[number % _LOCKS]:
+                self.n_cells[number] += b - a
+                self.largest[number] = max(self.largest[number], largest)
+                for name, part in parts.items():
+                    with self._path(number, name).open("ab") as file:
+                        part.tofile(file)
+                with self._path(number, "cells").open("ab") as file, pa.ipc.new_stream(file, some.schema) as writer:
+                    writer.write_table(some)
 
     def take(self, number: int) -> Heap:
         """Return a heap, which has cells, in its order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from cellmill.atlas.part_rows import parts_of_cells
 from cellmill.atlas.predicate import kind
 from cellmill.atlas.sealing import seal_shard, sealed_shard
 from cellmill.atlas.shard import open_shard, read_tokens
+from cellmill.atlas.threads import in_threads
 from cellmill.atlas.writing import CountsWriter
 from cellmill.errors import IntegrityError
 from cellmill.genes import N_SPECIALS, Vocabulary
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 U32 = npt.NDArray[np.uint32]
 
 
-def write_shards(atlas: Atlas, plan: CompactionPlan, progress: Callable[[int], None]) -> list[ShardEntry]:
+def write_shards(atlas: Atlas, plan: CompactionPlan, progress: Callable[[int], None], threads: int) -> list[ShardEntry]:
     """Write the shards that are not there yet, and return the catalog rows of all, with no row hidden.
+
+    So many threads deal shards out side by side, and so many write new ones. The bytes are the same with any number.
 
     Raises
     ------
@@ -58,14 +62,18 @@ def write_shards(atlas: Atlas, plan: CompactionPlan, progress: Callable[[int], N
             part.model_copy(update={"types": {**types.get(part.key, {}), **part.types}}) for part in plan.parts.values()
         ]
         with _heaps(storage, plan, wanted, features.tokens.size) as heaps:
-            for entry in plan.inputs:
-                _deal(storage, entry, features.tokens, schema, heaps, work)
+            in_threads(lambda entry: _deal(storage, entry, features.tokens, schema, heaps, work), plan.inputs, threads)
             making = _Making(storage, plan, features, parts, atlas.vocabulary())
-            # Where cells are few a shard may get none.
-            for number in np.flatnonzero(heaps.n_cells).tolist():
-                found[number] = making.write(number, heaps.take(number), int(heaps.largest[number]))
+
+            def make(number: int) -> ShardEntry:
+                made = making.write(number, heaps.take(number), int(heaps.largest[number]))
                 heaps.drop(number)
-                work.written(found[number].n_rows)
+                work.written(made.n_rows)
+                return made
+
+            # Where cells are few a shard may get none.
+            numbers = np.flatnonzero(heaps.n_cells).tolist()
+            found |= dict(zip(numbers, in_threads(make, numbers, threads), strict=True))
     made = [found[number] for number in sorted(found)]
     if (n := sum(entry.n_rows for entry in made)) != plan.n_rows:
         raise IntegrityError(f"{plan.n_rows:,} cells were read, and {n:,} written.", where=storage.url)
@@ -73,11 +81,12 @@ def write_shards(atlas: Atlas, plan: CompactionPlan, progress: Callable[[int], N
 
 
 class _Work:
-    """Cells that are done: reading one is a half of it, writing it the other."""
+    """Cells that are done: reading one is a half of it, writing it the other. Safe between threads."""
 
     def __init__(self, progress: Callable[[int], None], n: int) -> None:
         self._progress, self._left = progress, n
         self._halves = 0
+        self._lock = threading.Lock()
 
     def read(self, cells: int) -> None:
         self._tell(cells)
@@ -86,9 +95,10 @@ class _Work:
         self._tell(cells)
 
     def _tell(self, cells: int) -> None:
-        before = self._halves // 2
-        self._halves += cells
-        self._progress(self._halves // 2 - before)
+        with self._lock:
+            before = self._halves // 2
+            self._halves += cells
+            self._progress(self._halves // 2 - before)
 
 
 @dataclass(frozen=True)
@@ -197,7 +207,7 @@ def _cast(column: pa.ChunkedArray, to: pa.DataType) -> pa.ChunkedArray:
 
 
 class _Making:
-    """Writes shards, one after the other."""
+    """Writes shards."""
 
     def __init__(
         self, storage: Storage, plan: CompactionPlan, features: _Features, parts: Iterable[Part], vocabulary: Vocabulary

@@ -208,6 +208,19 @@ def test_the_same_again_is_nothing_and_another_seed_is_another_order(atlas: Atla
     assert cells_of(atlas.snapshot()) == cells_of(atlas.snapshot(1))
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_the_bytes_are_the_same_with_any_number_of_threads(atlas: Atlas, tmp_path: Path, threads: int) -> None:
+    one = make(tmp_path / "one")
+    done: list[int] = []
+    compact(one, shard_cells=20)
+    found = compact(atlas, shard_cells=20, threads=threads, progress=done.append)
+    assert sum(done) == sum(found.datasets.values()) + found.hidden
+    assert len(atlas.snapshot().shards) > threads
+    written = [[entry.model_copy(update={"created": ""}) for entry in each.snapshot().shards] for each in (atlas, one)]
+    assert written[0] == written[1]
+    assert atlas.verify().sound
+
+
 def test_a_run_that_was_cut_off_goes_on(atlas: Atlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = make(tmp_path / "other")
     compact(other, shard_cells=40)
@@ -278,14 +291,15 @@ def test_other_commits_may_come_between(atlas: Atlas, monkeypatch: pytest.Monkey
         compact(atlas, shard_cells=40, seed=4)
 
 
-def test_a_damaged_shard_ends_it_and_nothing_changes(atlas: Atlas) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_damaged_shard_ends_it_and_nothing_changes(atlas: Atlas, threads: int) -> None:
     entry = atlas.snapshot().shards[1]
     path = Path(atlas.url) / entry.shard_path / "X/data/c/0"
     content = bytearray(path.read_bytes())
     content[len(content) // 4] ^= 1
     path.write_bytes(content)
     with pytest.raises(IntegrityError):
-        compact(atlas)
+        compact(atlas, threads=threads)
     assert atlas.snapshot().version == 1
 
 

@@ -8,7 +8,7 @@ import typer
 
 from cellmill.atlas.atlas import Atlas
 from cellmill.atlas.commands.options import DryRun, Json, Where_
-from cellmill.atlas.compacting import SHARD_CELLS
+from cellmill.atlas.compacting import SHARD_CELLS, THREADS
 from cellmill.console import console, emit, progress
 
 
@@ -22,6 +22,9 @@ def compact(
     shard_cells: Annotated[
         int, typer.Option("--shard-cells", help="Cells of a new shard, about.", min=1)
     ] = SHARD_CELLS,
+    threads: Annotated[
+        int, typer.Option("--threads", help="Shards that are read, and then written, side by side.", min=1)
+    ] = THREADS,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +39,7 @@ def compact(
     found = trial
     if not dry_run:
         with progress(sum(trial.datasets.values()) + trial.hidden, "compacting") as advance:
-            found = run(opened, dataset or (), seed=seed, shard_cells=shard_cells, progress=advance)
+            found = run(opened, dataset or (), seed=seed, shard_cells=shard_cells, threads=threads, progress=advance)
 
     def render() -> None:
         cells = sum(found.datasets.values())
