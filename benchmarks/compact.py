@@ -119,9 +119,8 @@ def main() -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
-    print(
-        f"{'cells':>10}{'threads':>8}{'shards':>14}{'cells/CPU-s':>13}{'cells/s':>10}{'peak GB':>9}{'MB before':>11}{'MB after':>10}"
-    )
+    head = f"{'cells':>10}{'threads':>8}{'shards':>14}{'cells/CPU-s':>13}{'cells/s':>10}{'peak GB':>9}"
+    print(f"{head}{'MB before':>11}{'MB after':>10}")
     for row in found["rows"]:
         shards = f"{row['shards_before']} to {row['shards_after']}"
         rates = f"{row['cells_per_cpu_second']:>13,.0f}{row['cells'] / row['wall_s']:>10,.0f}{row['peak_gb']:>9.2f}"
