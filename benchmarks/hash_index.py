@@ -98,7 +98,7 @@ def row(dataset: str, digest: str, n: int, run: str) -> Any:
     from cellmill.atlas import ShardEntry
 
     text = dict.fromkeys(("checksum", "organism", "source_url", "source_digest", "licence", "config_digest"), "-")
-    numbers = dict.fromkeys(("n_features", "nnz", "max_genes", "bytes", "recipe", "vocabulary_size"), 1)
+    numbers = dict.fromkeys(("n_features", "nnz", "max_features", "bytes", "recipe", "vocabulary_size"), 1)
     own = {"dataset": dataset, "digest": digest, "n_cells": n, "n_rows": n, "hash_run": run, "vocabulary_digest": "-"}
     return ShardEntry.model_validate({**text, **numbers, **own})
 

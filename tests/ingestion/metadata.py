@@ -37,6 +37,7 @@ def metadata_shard(
             "source_row": rows if source_rows is None else np.asarray(source_rows),
             "n_genes": np.broadcast_to(np.asarray(n_genes, np.int32), n),
             "n_counts": rows,
+            "n_features": np.broadcast_to(np.asarray(n_genes, np.int32), n),
             "content_hash": pa.Array.from_buffers(pa.binary(16), n, [None, pa.py_buffer(hash_bytes(hashes))]),
         }
     )
@@ -48,7 +49,7 @@ def metadata_shard(
         n_rows=n,
         n_features=1,
         nnz=n,
-        max_genes=1,
+        max_features=1,
         bytes=1,
         checksum=digest,
         organism="human",

@@ -42,10 +42,9 @@ def test_measures_are_those_of_a_dense_matrix() -> None:
     dense = np.random.default_rng(0).poisson(0.8, (200, len(features)))
     found = measure(dense, features)
     genes = dense[:, :4]
-    np.testing.assert_array_equal(found.n_genes, (dense > 0).sum(1))
-    np.testing.assert_array_equal(found.n_counts, dense.sum(1))
-    np.testing.assert_array_equal(found.rna_genes, (genes > 0).sum(1))
-    np.testing.assert_array_equal(found.rna_counts, genes.sum(1))
+    np.testing.assert_array_equal(found.n_features, (dense > 0).sum(1))
+    np.testing.assert_array_equal(found.n_genes, (genes > 0).sum(1))
+    np.testing.assert_array_equal(found.n_counts, genes.sum(1))
     with np.errstate(invalid="ignore"):
         share = genes[:, [0, 3]].sum(1) / genes.sum(1)
     np.testing.assert_allclose(found.mito_share, share, rtol=1e-6)
@@ -54,8 +53,8 @@ def test_measures_are_those_of_a_dense_matrix() -> None:
 
 def test_cells_without_genes_are_judged_by_all_features() -> None:
     found = measure(np.array([[3], [0]]), [PEAK])
-    assert found.rna_genes.tolist() == [1, 0]
-    assert found.rna_counts.tolist() == [3, 0]
+    assert found.n_genes.tolist() == [1, 0]
+    assert found.n_counts.tolist() == [3, 0]
     assert np.isnan(found.mito_share).all()
 
 

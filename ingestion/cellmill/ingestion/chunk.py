@@ -113,6 +113,7 @@ def _metadata(
         "source_row": pa.array(start + rows),
         "n_genes": pa.array(measures.n_genes[rows].astype(np.int32)),
         "n_counts": pa.array(measures.n_counts[rows]),
+        "n_features": pa.array(measures.n_features[rows].astype(np.int32)),
         "mito_share": pa.array(measures.mito_share[rows], from_pandas=True),
         "content_hash": pa.Array.from_buffers(pa.binary(16), len(rows), [None, buffer]),
     }

@@ -15,14 +15,14 @@ from cellmill.genes import GeneConfig, PeakConfig, ProteinConfig
 class QualityConfig(Config):
     """Cells outside these limits are left out, and counted by reason.
 
-    Where other modalities were measured beside genes, the limits are on genes alone.
+    Where other modalities were measured beside genes, the limits are on genes alone; without any gene, on all features.
 
     Attributes
     ----------
     min_genes, max_genes
-        Expressed genes of a cell, after harmonisation.
+        Expressed genes of a cell, after harmonisation: ``n_genes`` of the atlas.
     min_counts, max_counts
-        UMIs of a cell, after harmonisation.
+        UMIs of a cell, after harmonisation: ``n_counts`` of the atlas.
     max_mito_share
         Largest share of a cell's UMIs in mitochondrial genes; cells of data sets that measured none pass.
     """
@@ -44,8 +44,8 @@ class DuplicateConfig(Config):
         equal, the first among the new ones included; what the atlas had stays as it was. ``mark`` keeps later ones
         with ``is_duplicate`` set. ``keep`` does not look.
     min_genes
-        Cells with fewer genes are duplicates only if their barcodes are equal as well: nearly empty cells are often
-        alike by chance.
+        Cells with fewer genes (``n_genes``) are duplicates only if their barcodes are equal as well: nearly empty cells
+        are often alike by chance.
     """
 
     policy: Literal["keep_first", "drop", "mark", "keep"] = "keep_first"

@@ -188,7 +188,7 @@ def _files(vectors: Sequence[StoreVector], low: int, high: int) -> list[str]:
 def _write(
     storage: Storage, plan: SourcePlan, number: int, cells: pa.Table, link: Link, vocabulary: Vocabulary
 ) -> ShardEntry:
-    draft = shards.draft(plan, number, cells["n_genes"].to_numpy(), link.tokens, vocabulary, layout="anndata")
+    draft = shards.draft(plan, number, cells["n_features"].to_numpy(), link.tokens, vocabulary, layout="anndata")
     storage.put(draft.shard_path, link.to_bytes())
     table = shards.as_table(cells, draft)
     write_cells(storage, draft.cells_path, table)

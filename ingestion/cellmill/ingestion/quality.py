@@ -25,17 +25,16 @@ class Measures:
     Parameters
     ----------
     n_genes, n_counts : int64
-        Expressed features of all modalities, and the sum of their counts.
-    rna_genes, rna_counts : int64
-        The same over genes alone; over all features where no gene was measured.
+        Expressed genes, and the sum of their counts; of all features where no gene was measured.
+    n_features : int64
+        Expressed features of all modalities.
     mito_share : float32
         Share of the genes' counts in mitochondrial genes; NaN where none was measured, or the cell has no counts.
     """
 
     n_genes: I64
     n_counts: I64
-    rna_genes: I64
-    rna_counts: I64
+    n_features: I64
     mito_share: npt.NDArray[np.float32]
 
     @classmethod
@@ -49,13 +48,13 @@ class Measures:
         kinds : uint8 [n_features]
             See `feature_kinds`.
         """
-        n_genes, n_counts, rna_genes, rna_counts, mito = sums
+        n_features, every, n_genes, n_counts, mito = sums
         share = np.full(n_genes.size, np.nan, np.float32)
         if measures_mitochondria(kinds):
-            np.divide(mito, rna_counts, out=share, where=rna_counts > 0, casting="unsafe")
+            np.divide(mito, n_counts, out=share, where=n_counts > 0, casting="unsafe")
         if not (kinds != OTHER).any():
-            rna_genes, rna_counts = n_genes, n_counts
-        return cls(n_genes, n_counts, rna_genes, rna_counts, share)
+            n_genes, n_counts = n_features, every
+        return cls(n_genes, n_counts, n_features, share)
 
 
 def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
@@ -96,13 +95,13 @@ def judge(
     dropped: dict[str, int] = {}
     limits: list[tuple[str, Any]] = [
         ("outside of `where`", ~wanted),
-        ("fewer genes than min_genes", measures.rna_genes < config.min_genes),
-        ("fewer UMIs than min_counts", measures.rna_counts < config.min_counts),
+        ("fewer genes than min_genes", measures.n_genes < config.min_genes),
+        ("fewer UMIs than min_counts", measures.n_counts < config.min_counts),
     ]
     if config.max_genes is not None:
-        limits.append(("more genes than max_genes", measures.rna_genes > config.max_genes))
+        limits.append(("more genes than max_genes", measures.n_genes > config.max_genes))
     if config.max_counts is not None:
-        limits.append(("more UMIs than max_counts", measures.rna_counts > config.max_counts))
+        limits.append(("more UMIs than max_counts", measures.n_counts > config.max_counts))
     if config.max_mito_share is not None:
         limits.append(("more mitochondrial UMIs than max_mito_share", measures.mito_share > config.max_mito_share))
     for reason, failing in limits:

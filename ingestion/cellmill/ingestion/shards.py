@@ -64,7 +64,7 @@ def draft(
         n_rows=lengths.size,
         n_features=tokens.size,
         nnz=int(lengths.sum(dtype=np.int64)),
-        max_genes=int(lengths.max(initial=0)),
+        max_features=int(lengths.max(initial=0)),
         bytes=0,
         checksum="",
         organism=plan.mapping.organism or plan.organism,

@@ -55,7 +55,7 @@ class ArrowShard:
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
-        lengths = CellsFile(storage, entry).read(["n_genes"]).column(0).to_numpy()
+        lengths = CellsFile(storage, entry).read(["n_features"]).column(0).to_numpy()
         self.indptr: I64 = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         reader = _open(storage, entry, 0)
         try:

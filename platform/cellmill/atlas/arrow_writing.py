@@ -30,7 +30,7 @@ def write_arrow(path: Path, shard: Shard, cells: pa.Table) -> None:
     """
     entry = shard.entry
     # About as many entries as a chunk of the other layout has: a run of rows reads as little that it does not need.
-    rows = max(1, min(CHUNK * entry.n_rows // max(entry.nnz, 1), 1 << 16, (1 << 31) // max(entry.max_genes, 1) - 1))
+    rows = max(1, min(CHUNK * entry.n_rows // max(entry.nnz, 1), 1 << 16, (1 << 31) // max(entry.max_features, 1) - 1))
     tokens = shard.tokens.astype(np.uint16 if entry.vocabulary_size <= 1 << 16 else np.uint32)
     kinds = (pa.uint64(), pa.string(), pa.list_(pa.from_numpy_dtype(tokens.dtype)), None)
     counts_kind = pa.list_(pa.from_numpy_dtype(shard.count_dtype))

@@ -29,11 +29,16 @@ FIXED = pa.schema(
         ("source_row", pa.int64()),
         ("n_genes", pa.int32()),
         ("n_counts", pa.int64()),
+        ("n_features", pa.int32()),
         ("mito_share", pa.float32()),
         ("content_hash", pa.binary(16)),
     ]
 )
-"""Columns that every cell has; those of the source's `obs` follow."""
+"""Columns that every cell has; those of the source's `obs` follow.
+
+``n_genes`` and ``n_counts`` are what quality is judged by: expressed genes and their counts, and in data sets that
+measured no gene, those of all features. ``n_features`` is the length of the shard's row: features of all modalities.
+"""
 VIRTUAL = ("is_duplicate",)
 """Columns that a snapshot adds: whether the same cell, by its content, came earlier and both are kept."""
 

@@ -25,8 +25,8 @@ class ShardEntry(Config):
         Cells of this shard that the snapshot holds.
     n_rows
         Rows of the shard. Rows beyond `n_cells` are hidden by the overlay.
-    n_features, nnz, max_genes
-        Columns; stored counts; the largest number of genes in a cell.
+    n_features, nnz, max_features
+        Columns; stored counts; the largest number of features, of all modalities, in a cell.
     bytes, checksum
         Size of all files of the shard, and the BLAKE3 over their names and BLAKE3 digests.
     organism
@@ -67,7 +67,7 @@ class ShardEntry(Config):
     n_rows: int
     n_features: int
     nnz: int
-    max_genes: int
+    max_features: int
     bytes: int
     checksum: str
     organism: str

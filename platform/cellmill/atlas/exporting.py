@@ -137,10 +137,10 @@ def _shard(source: Storage, target: Storage, entry: ShardEntry) -> ShardEntry:
     if not target.exists(draft.cells_path):
         shard = open_shard(source, entry)
         metadata = source.get(entry.cells_path)
-        cells = CellsFile(source, entry).read(["cell_id", "barcode", "n_genes"])
-        if not np.array_equal(cells["n_genes"].to_numpy(), np.diff(shard.indptr)):
+        cells = CellsFile(source, entry).read(["cell_id", "barcode", "n_features"])
+        if not np.array_equal(cells["n_features"].to_numpy(), np.diff(shard.indptr)):
             raise IntegrityError(
-                "The cells' numbers of genes are not those of the shard's rows.", where=source.join(entry.cells_path)
+                "The cells' numbers of features are not those of the shard's rows.", where=source.join(entry.cells_path)
             )
         with ScratchFolder() as folder:
             path = folder / "shard.arrow"

@@ -54,9 +54,9 @@ class LinkedShard:
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
         self._entry = entry
         self._link = link = read_link(storage, entry)
-        table = CellsFile(storage, entry).read(["source_row", "n_genes", "content_hash"])
+        table = CellsFile(storage, entry).read(["source_row", "n_features", "content_hash"])
         rows: I64 = table["source_row"].to_numpy().astype(np.int64)
-        self._lengths = table["n_genes"].to_numpy()
+        self._lengths = table["n_features"].to_numpy()
         self.indptr: I64 = np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)])
         # All values have 16 bytes, one after the other.
         hashes = table["content_hash"].combine_chunks()

@@ -234,7 +234,7 @@ class _Making:
             n_rows=n,
             n_features=features.tokens.size,
             nnz=int(heap.indptr[-1]),
-            max_genes=int(np.diff(heap.indptr).max(initial=0)),
+            max_features=int(np.diff(heap.indptr).max(initial=0)),
             bytes=0,
             checksum="",
             organism=_common(part.organism for part in here),

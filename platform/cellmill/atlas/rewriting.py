@@ -69,7 +69,7 @@ def without_rows(
     rewritten = draft.model_copy(
         update={
             "nnz": written.nnz,
-            "max_genes": written.max_genes,
+            "max_features": written.max_features,
             "columns": written.columns,
             "statistics": written.statistics,
             "bytes": size,
@@ -96,7 +96,7 @@ def _write(
             "n_cells": n,
             "overlay": "",
             "nnz": int(data.size),
-            "max_genes": int(np.diff(indptr).max(initial=0)),
+            "max_features": int(np.diff(indptr).max(initial=0)),
             # Told anew: bounds of the old rows may be names of cells that are gone.
             **summarise(cells),
         }

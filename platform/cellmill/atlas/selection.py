@@ -102,17 +102,17 @@ class Selection:
         some = Selection(self.snapshot, self.where, self.shards[: last + 1], self._rows[: last + 1])
         return some.cells(columns).slice(0, limit)
 
-    def most_genes(self) -> int:
-        """Return the largest number of genes of a selected cell.
+    def most_features(self) -> int:
+        """Return the largest number of features, of all modalities, of a selected cell.
 
         The catalog tells it of whole shards; of others, those are read that may have more.
         """
         pairs = list(zip(self.shards, self._rows, strict=True))
-        most = max((entry.max_genes for entry, rows in pairs if rows is None), default=0)
-        others = [entry for entry, rows in pairs if rows is not None and entry.max_genes > most]
+        most = max((entry.max_features for entry, rows in pairs if rows is None), default=0)
+        others = [entry for entry, rows in pairs if rows is not None and entry.max_features > most]
 
         def largest(entry: ShardEntry) -> int:
-            return int(self._table(entry, ["n_genes"]).column(0).to_numpy().max(initial=0))
+            return int(self._table(entry, ["n_features"]).column(0).to_numpy().max(initial=0))
 
         return max(most, *self.snapshot.stream(largest, others)) if others else most
 

@@ -201,7 +201,7 @@ class Stream:
     def check_capacity(self, capacity: int) -> None:
         """Refuse a capacity of a forward pass that a selected cell, or a set of such cells, can exceed.
 
-        The catalog tells how many genes the cells of a shard have at most; where that is too many and only some of the
+        The catalog tells how many features a cell of a shard has at most; where that is too many and only some of the
         cells are selected, these are looked at.
 
         Raises
@@ -211,9 +211,9 @@ class Stream:
         """
         shards = self._selection.shards
         measured = max(entry.n_features for entry in shards)
-        longest = self._tokeniser.longest(max(entry.max_genes for entry in shards), measured)
+        longest = self._tokeniser.longest(max(entry.max_features for entry in shards), measured)
         if longest * self.unit > capacity:
-            longest = self._tokeniser.longest(self._selection.most_genes(), measured)
+            longest = self._tokeniser.longest(self._selection.most_features(), measured)
         check_capacity(longest * self.unit, capacity)
 
     def micro_batch_count(self, packed: PackedBatch, capacity: int) -> int:

@@ -15,7 +15,7 @@ from cellmill.errors import ConfigError
 
 def entry(table: pa.Table, **fields: Any) -> ShardEntry:
     text = ("checksum", "organism", "source_url", "source_digest", "licence", "config_digest", "vocabulary_digest")
-    numbers = ("n_cells", "n_features", "nnz", "max_genes", "bytes", "recipe", "vocabulary_size")
+    numbers = ("n_cells", "n_features", "nnz", "max_features", "bytes", "recipe", "vocabulary_size")
     own = {"dataset": "alpha", "digest": "x", "n_rows": table.num_rows, **summarise(table), **fields}
     return ShardEntry.model_validate({**dict.fromkeys(text, "-"), **dict.fromkeys(numbers, 1), **own})
 

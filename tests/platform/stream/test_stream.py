@@ -156,7 +156,7 @@ def test_the_capacity_must_hold_the_longest_cell_there_is(
     with pytest.raises(ConfigError, match=f"can have {longest} tokens"):
         source.check_capacity(longest - 1)
     # What the catalog tells is enough where cells are short by the configuration, or by all that is there.
-    monkeypatch.setattr(selection, "most_genes", None)
+    monkeypatch.setattr(selection, "most_features", None)
     source.check_capacity(100)
     Stream(selection, Tokeniser(TokenConfig(max_genes=4)), StreamConfig(batch_size=1)).check_capacity(5)
 
