@@ -182,7 +182,7 @@ def test_a_file_that_is_joined_with_another(tmp_path: Path, capsys: pytest.Captu
         return config(tmp_path / "atlas", path, source={**OTHER, "join": join, "dataset": f"both-{path.stem}"})
 
     atlas.commit(remove=[entry.key for entry in atlas.snapshot().shards])
-    assert ingest(joined(adata, path)).reports[0].dropped == {KNOWN: 8}
+    assert ingest(joined(adata, path)).reports[0].dropped == {"not in a.proteins.h5ad": 6, KNOWN: 8}
     assert names(atlas) == without(adata[6:])
     # Cells that are in the atlas twice, alone and joined: what is learned of the one tells of the other.
     new = made(30, seed=4)
