@@ -93,7 +93,8 @@ class SourceConfig(Config):
     format
         The format, by the name of its plug-in; ``auto`` looks into the file.
     dataset
-        Its name in the atlas; the file's name by default.
+        Its name in the atlas; the file's name by default, and of a pattern that ends with a fixed name
+        (``runs/*/outs``) the names that it leaves open.
     organism
         ``auto`` recognises human and mouse by the gene names.
     counts

@@ -32,9 +32,10 @@ from cellmill.ingestion.withdrawn_columns import lacking
 RECIPE = 1
 """Version of what ingestion makes of an input. Only a change of the result raises it: an upgrade rewrites nothing."""
 
-# Where files are and how they are opened: the digest of the input says what is in them.
+# Where files are and how they are opened: the digest of the input says what is in them. What the data set is called
+# is said apart, whoever named it.
 _FILES = {"path": True, "format": True, "features": True}
-_NOT_OF_THE_RESULT: Any = {**_FILES, "join": {"__all__": _FILES}}
+_NOT_OF_THE_RESULT: Any = {**_FILES, "dataset": True, "join": {"__all__": _FILES}}
 
 
 @dataclass(frozen=True)

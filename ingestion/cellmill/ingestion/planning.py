@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cellmill.atlas.withdrawals import Withdrawal, active_withdrawals
 from cellmill.console import progress
 from cellmill.ingestion.backend import Backend
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.naming import dataset_name, tell_namesakes
 from cellmill.ingestion.plan import SourcePlan, plan_source
 from cellmill.ingestion.sources import Place, registry
 from cellmill.ingestion.sources.finding import find_places
@@ -58,6 +58,7 @@ def plan_all(config: IngestConfig, backend: Backend) -> list[SourcePlan]:
         The first that a source raised; see `plan_source`.
     """
     sources = list(expand(config))
+    tell_namesakes((place, name) for place, name, own in sources if own.dataset is None)
     regions = config.peaks.model_copy(update={"regions": _absolute(config.peaks.regions)})
     task = PlanSource(
         config.model_copy(update={"peaks": regions}),
@@ -83,7 +84,7 @@ def expand(config: IngestConfig) -> Iterator[tuple[Place, str, SourceConfig]]:
     for source in config.sources:
         own = _anchored(source)
         for place in find_places(source.path):
-            yield place, source.dataset or _name(place), own
+            yield place, source.dataset or dataset_name(source.path, place), own
 
 
 def _anchored(source: SourceConfig) -> SourceConfig:
@@ -97,8 +98,3 @@ def _anchored(source: SourceConfig) -> SourceConfig:
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else Place(path).location
-
-
-def _name(place: Place) -> str:
-    letters = (letter if letter.isalnum() or letter in "._-" else "_" for letter in Path(place.name).stem)
-    return "".join(letters).lstrip("._-") or "data"

@@ -12,6 +12,7 @@ from typing import Any
 
 from cellmill.errors import CellmillError, ConfigError
 from cellmill.ingestion.config import IngestConfig, SourceConfig
+from cellmill.ingestion.naming import name_by_folders
 from cellmill.ingestion.plan import RECIPE
 from cellmill.ingestion.schedule import census
 from cellmill.ingestion.sources.finding import find_places
@@ -143,7 +144,8 @@ def _look(place: Place, pattern: str, line: SourceConfig, config: IngestConfig) 
         stamp = _stamp(places)
     except CellmillError as caught:
         error = caught
-    source = line.model_copy(update={"path": path})
+    name = line.dataset or name_by_folders(line.path, place)
+    source = line.model_copy(update={"path": path, "dataset": name})
     return Found(place.url, place.url, pattern, source, stamp, settings_digest(config, line), error, places)
 
 
