@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cellmill.console import console
-from cellmill.errors import CellmillError
+from cellmill.errors import CellmillError, ResourceError
 
 DATA, MODELS, SERVING, TRUST = "Data", "Models", "Serving", "Start here, and trust"
 
@@ -142,13 +142,22 @@ def main() -> None:
     try:
         app()
     except CellmillError as error:
-        report(error, as_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        sys.exit(report(error, as_json="--json" in sys.argv))
+    except MemoryError as error:
+        sys.exit(report(_out_of_memory(error), as_json="--json" in sys.argv))
     except KeyboardInterrupt:
         console.print("Stopped.")
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect must not fill the screen
         sys.exit(unexpected(error))
+
+
+def _out_of_memory(error: MemoryError) -> ResourceError:
+    said = str(error).partition("\n")[0]
+    return ResourceError(
+        f"There is not enough memory{f': {said}' if said else ''}.",
+        fix="Close other programs, use a machine or a container with more memory, or give each task or batch less.",
+    )
 
 
 def unexpected(error: Exception) -> int:
@@ -161,16 +170,17 @@ def unexpected(error: Exception) -> int:
     return 70
 
 
-def report(error: CellmillError, *, as_json: bool) -> None:
-    """Print an error for a person on standard error, or for a machine on standard output."""
+def report(error: CellmillError, *, as_json: bool) -> int:
+    """Print an error for a person on standard error, or for a machine on standard output; return its exit code."""
     if as_json:
         typer.echo(json.dumps({"error": error.as_dict()}))
-        return
+        return error.exit_code
     console.print(Text.assemble(("Error:", "bold red"), f" {error.what}"))
     if error.where:
         console.print(Text.assemble("  ", ("where", "bold"), f" {error.where}"))
     if error.fix:
         console.print(Text.assemble("  ", ("fix", "bold"), f"   {error.fix}"))
+    return error.exit_code
 
 
 if __name__ == "__main__":

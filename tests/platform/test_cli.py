@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cellmill import cli
-from cellmill.errors import ConfigError
+from cellmill.errors import ConfigError, ResourceError
 
 
 def test_the_tour_names_every_command() -> None:
@@ -45,6 +45,18 @@ def test_errors_set_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(SystemExit):
         cli.main()
     assert json.loads(capsys.readouterr().out)["error"]["fix"] == "Mend it."
+
+
+def test_no_memory_is_no_defect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise MemoryError("Unable to allocate 1.5 TiB.")
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(sys, "argv", ["cellmill", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == ResourceError.exit_code
+    assert "1.5 TiB" in json.loads(capsys.readouterr().out)["error"]["what"]
 
 
 def test_doctor_finds_this_environment_complete() -> None:

@@ -12,11 +12,10 @@ import pandas as pd
 from cellmill.errors import ResourceError
 from cellmill.ingestion.packing import MOST_BYTES
 from cellmill.ingestion.sources.base import Source
-from cellmill.ingestion.sources.starts import Starts
+from cellmill.ingestion.sources.holding import RAW_BYTES, SHARE, bounded, refuse_long
+from cellmill.ingestion.sources.starts import Starts, longest
 
 _LOOKS, _LOOK_CELLS = 16, 32
-_RAW_BYTES = 40
-"""Of a stored value while it is raw: value and column of 8 bytes, what they become, and copies by the library."""
 _ENTRY_BYTES = MOST_BYTES
 """Of a harmonised entry at most; of nearly all two."""
 _CELL_BYTES = 4096
@@ -27,13 +26,13 @@ _MOST_AT_ONCE = 1 << 19
 """More is slower: it leaves the processor's cache before all is done with it."""
 _MOST_CELLS = 1 << 15
 """Of a chunk: smaller chunks leave more tasks to share out."""
-_RAW_SHARE, _CHUNK_SHARE = 0.25, 0.5
-"""Of the memory; the rest is for what is not proportional to cells."""
+_CHUNK_SHARE = 0.5
+"""Of the memory; the rest is for what is raw, and for what is not proportional to cells."""
 
 
 def entries_at_once(megabytes: float) -> int:
     """Return how many raw values a task holds at a time."""
-    return max(1, min(_MOST_AT_ONCE, int(megabytes * 1e6 * _RAW_SHARE / _RAW_BYTES)))
+    return max(1, min(_MOST_AT_ONCE, int(megabytes * 1e6 * SHARE / RAW_BYTES)))
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,26 @@ def refuse_blocks(blocks: Mapping[str, int], megabytes: float, where: str) -> No
         One is larger.
     """
     for name, size in blocks.items():
-        if size > megabytes * 1e6 * _RAW_SHARE:
+        if size > megabytes * 1e6 * SHARE:
             raise ResourceError(
                 f"{name} takes {size / 1e6:,.0f} MB at once; `task_memory_mb` is {megabytes:,.0f}.",
                 where=where,
-                fix=f"Raise `task_memory_mb` to {size / 1e6 / _RAW_SHARE:,.0f}, or write the data again with smaller "
+                fix=f"Raise `task_memory_mb` to {size / 1e6 / SHARE:,.0f}, or write the data again with smaller "
                 "chunks (of Parquet: groups of fewer rows).",
             )
+
+
+def refuse_long_cells(starts: Starts, megabytes: float, where: str) -> None:
+    """Refuse cells of which one has more values than a task has memory for, whatever little they take in the file.
+
+    Raises
+    ------
+    ResourceError
+        There is one.
+    """
+    cell, values = longest(starts)
+    with bounded(megabytes):
+        refuse_long(values, f"{where}, cell {cell}")
 
 
 def chunks_of(starts: Starts, megabytes: float, text: float = 0.0) -> tuple[tuple[int, int], ...]:

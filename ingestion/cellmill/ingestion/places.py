@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cellmill.counts import check_counts
 from cellmill.errors import CountsError, ResourceError, SourceError
-from cellmill.ingestion.memory import refuse_blocks
+from cellmill.ingestion.memory import entries_at_once, refuse_blocks, refuse_long_cells
+from cellmill.ingestion.packing import ranges
 from cellmill.ingestion.sources import Source
 from cellmill.ingestion.sources.base import NAMED_COUNTS, Blocks
 
@@ -33,7 +34,7 @@ def find_counts(source: Source, wanted: str, megabytes: float) -> str:
     CountsError
         No place holds raw counts; the message gives the reason for each.
     ResourceError
-        A matrix that may hold them is stored in chunks that do not fit into a task.
+        A matrix that may hold them is stored in chunks, or has a cell, that does not fit into a task.
     """
     every = list(source.places())
     if not every:
@@ -44,17 +45,18 @@ def find_counts(source: Source, wanted: str, megabytes: float) -> str:
     for place in places:
         _refuse_large(source, place, megabytes)
         # A matrix without any value is as good as none, where there is another.
-        if _is_empty(source, place):
+        if not int(source.starts(place)[-1]):
             empty.append(place)
             continue
-        reason = _refusal(source, place)
+        reason = _refusal(source, place, megabytes)
         if reason is None:
             return place
         reasons.append((place, reason))
     if empty and not reasons:
         return empty[0]
     left = [place for place in every if place not in places and _fits(source, place, megabytes)]
-    others = [place for place in left if not _is_empty(source, place) and _refusal(source, place) is None]
+    left = [place for place in left if int(source.starts(place)[-1])]
+    others = [place for place in left if _refusal(source, place, megabytes) is None]
     hint = f" Integers are in {', '.join(others)}: set `counts` to it if these are the counts." if others else ""
     if not reasons:
         raise CountsError("No place says that it holds raw counts.", where=source.url, fix=hint.strip())
@@ -72,6 +74,7 @@ def _says_counts(place: str) -> bool:
 def _refuse_large(source: Source, place: str, megabytes: float) -> None:
     if isinstance(source, Blocks):
         refuse_blocks(source.blocks(place), megabytes, f"{source.url}: {place}")
+    refuse_long_cells(source.starts(place), megabytes, f"{source.url}: {place}")
 
 
 def _fits(source: Source, place: str, megabytes: float) -> bool:
@@ -82,17 +85,12 @@ def _fits(source: Source, place: str, megabytes: float) -> bool:
     return True
 
 
-def _is_empty(source: Source, place: str) -> bool:
-    n = source.n_cells
-    return not source.rows(place, 0, min(_PROBE_CELLS, n)).data.size and not int(source.starts(place)[-1])
-
-
-def _refusal(source: Source, place: str) -> CountsError | None:
-    n = source.n_cells
-    ranges = {(0, min(_PROBE_CELLS, n)), (max(0, n - _PROBE_CELLS), n)}
+def _refusal(source: Source, place: str, megabytes: float) -> CountsError | None:
+    n, starts, most = source.n_cells, source.starts(place), entries_at_once(megabytes)
     try:
-        for start, stop in sorted(ranges):
-            check_counts(source.rows(place, start, stop).data, f"{source.url}: {place}")
+        for start, stop in sorted({(0, min(_PROBE_CELLS, n)), (max(0, n - _PROBE_CELLS), n)}):
+            for a, b in ranges(starts[start + 1 : stop + 1] - starts[start], most):
+                check_counts(source.rows(place, start + a, start + b).data, f"{source.url}: {place}")
     except CountsError as error:
         return error
     return None

@@ -250,7 +250,7 @@ CASES: list[tuple[str, Callable[[Path], Path], str]] = [
 ]
 
 
-def _memory_mb(field: str) -> float:
+def memory_mb(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1e3
 
@@ -258,18 +258,18 @@ def _memory_mb(field: str) -> float:
 def _attempt(path: Path, atlas: Path, sink: Any) -> None:
     # What a process already has counts for nothing; a refusal that needs gigabytes more dies here.
     registry.formats()
-    limit = int((_memory_mb("VmSize") + 4_000) * 1e6)
+    limit = int((memory_mb("VmSize") + 4_000) * 1e6)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     Path("/proc/self/clear_refs").write_text("5")
-    before = _memory_mb("VmRSS")
+    before = memory_mb("VmRSS")
     source = SourceConfig(path=str(path), organism="human", obs="all")
     try:
         ingest(IngestConfig(atlas=str(atlas), sources=(source,), backend="local"))
         sink.send(("nothing", "", 0.0))
     except CellmillError as error:
-        sink.send((type(error).__name__, f"{error.what} {error.where}", _memory_mb("VmHWM") - before))
+        sink.send((type(error).__name__, f"{error.what} {error.where}", memory_mb("VmHWM") - before))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the test shall say
-        sink.send((type(error).__name__, repr(error), _memory_mb("VmHWM") - before))
+        sink.send((type(error).__name__, repr(error), memory_mb("VmHWM") - before))
 
 
 @pytest.mark.parametrize(("make", "what"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

@@ -76,7 +76,7 @@ class ArrowSource:
             values = next((column for column in VALUES if column in lists), None)
             table = read_table(found) if found is not None else None
             self._layout = (
-                Lists(self._parts, features, values, table, self.url)
+                Lists(self._parts, features, values, table, self.url, self._identity)
                 if features and values
                 else Columns(
                     self._parts, {*(config.obs if isinstance(config.obs, dict) else ()), self._barcode}, table, self.url
@@ -95,6 +95,10 @@ class ArrowSource:
         lines = "".join(f"{place.name}\0{place.digest}\n" for place in places)
         return digest_of(lines.encode())
 
+    @property
+    def _identity(self) -> str:
+        return " ".join(f"{place.location} {place.stamp}" for place in self._places)
+
     def close(self) -> None:
         """Close all files."""
         self._parts.close()
@@ -109,7 +113,7 @@ class ArrowSource:
         return ["X"]
 
     def starts(self, place: str) -> Starts:
-        """Return where the values of each cell begin; in lists, as if the cells of one group of rows were alike."""
+        """Return where the values of each cell begin."""
         return self._at(place).starts
 
     def var(self, place: str) -> pd.DataFrame:

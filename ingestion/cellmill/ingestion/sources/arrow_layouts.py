@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from scipy import sparse
 from cellmill.errors import SourceError
 from cellmill.ingestion.obs import CELLXGENE_COLUMNS
 from cellmill.ingestion.sources.arrow_features import FeatureTable
-from cellmill.ingestion.sources.arrow_parts import Parts
+from cellmill.ingestion.sources.arrow_parts import VALUES_AT_ONCE, Parts
+from cellmill.ingestion.sources.list_starts import ListStarts, write_starts
 from cellmill.ingestion.sources.modalities import with_modality
+from cellmill.ingestion.sources.prepared import prepared
 from cellmill.ingestion.sources.starts import EvenStarts, Starts
 
 FEATURES = ("genes", "gene_ids", "gene_indices", "gene_idx", "indices", "features", "feature_indices", "feature_ids")
@@ -37,15 +41,22 @@ class Lists:
         What the features are; None if they are text.
     where
         For messages.
+    identity
+        Names the content, so that lists are counted once a machine.
 
     Raises
     ------
     SourceError
         The lists hold something else, or nothing says which genes they mean.
+    ResourceError
+        A list is too long for a task.
     """
 
-    def __init__(self, parts: Parts, features: str, values: str, table: FeatureTable | None, where: str) -> None:
+    def __init__(
+        self, parts: Parts, features: str, values: str, table: FeatureTable | None, where: str, identity: str
+    ) -> None:
         self._parts, self._features, self._values, self._where = parts, features, values, where
+        self._identity = identity
         self.taken = (features, values)
         is_text = pa.types.is_string(_of(parts, features)) or pa.types.is_large_string(_of(parts, features))
         if not is_text and not pa.types.is_integer(_of(parts, features)):
@@ -67,15 +78,21 @@ class Lists:
         self.var = with_modality(self._table.frame)
 
     @cached_property
-    def starts(self) -> Starts:
+    def starts(self) -> ListStarts:
         """Where the values of each cell begin: int64 [n_cells + 1]."""
-        return self._parts.starts(self._values)
+
+        def make(folder: Path) -> None:
+            write_starts(folder, self._parts.lengths(self.taken), VALUES_AT_ONCE, self._where)
+
+        found = ListStarts(prepared(f"lists 1 {self._identity} {self._features} {self._values}", make))
+        self._parts.beside.callback(found.close)
+        return found
 
     def rows(self, start: int, stop: int) -> sparse.csr_matrix:
         """Read rows ``[start, stop)``."""
         where = f"{self._where}: cells {start} to {stop - 1}"
         # Text becomes numbers a few rows at a time, for it is much larger.
-        found = [self._numbers(batch, where) for batch in self._parts.batches(self.taken, start, stop)]
+        found = [self._numbers(batch, where) for batch in self._batches(self.taken, start, stop)]
         if not found:
             return sparse.csr_matrix((stop - start, len(self.var)), dtype=np.float32)
         lengths, column, numbers = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
@@ -100,6 +117,10 @@ class Lists:
         shape = (stop - start, len(self.var))
         return sparse.csr_matrix((numbers, column.astype(np.int32), indptr), shape=shape)
 
+    def _batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        # No list is decoded before all are known to be of lengths that fit.
+        return self._parts.batches(columns, start, stop, self.starts.rows_at_once)
+
     def _numbers(
         self, batch: pa.RecordBatch, where: str
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[Any]]:
@@ -117,7 +138,7 @@ class Lists:
 
     def _example(self, entry: int, start: int, stop: int) -> Any:
         """Return the feature of an entry of rows ``[start, stop)``."""
-        for batch in self._parts.batches([self._features], start, stop):
+        for batch in self._batches([self._features], start, stop):
             flat = _flat(batch.column(0))
             if entry < len(flat):
                 return flat[entry].as_py()
@@ -127,7 +148,7 @@ class Lists:
     def _distinct(self) -> pd.Index:
         """Return all features that occur, in the order of their names."""
         found: set[str] = set()
-        for batch in self._parts.batches([self._features], 0, self._parts.n_rows):
+        for batch in self._batches([self._features], 0, self._parts.n_rows):
             found.update(pc.unique(_flat(batch.column(0))).to_pylist())
         return pd.Index(sorted(found), dtype=object)
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.ipc_memory import refuse_large_batches
+from cellmill.ingestion.sources.parquet_lengths import list_lengths
 from cellmill.ingestion.sources.parquet_memory import buffer_bytes, reading_bytes
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.remote import is_web
-from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.translating import first_line
 
 _PARQUET, _ARROW, _STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 _ROWS_AT_ONCE = 1 << 12
-_VALUES_AT_ONCE = 1 << 17
+VALUES_AT_ONCE = 1 << 17
 """Of all columns: lists of text take a hundred bytes a value while they are read."""
 _VALUE_BYTES = 8
 """Of a number, at most."""
@@ -40,12 +42,12 @@ class Part(Protocol):
     schema: pa.Schema
     n_rows: int
 
-    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows ``[start, stop)`` of columns, a few thousand at a time."""
+    def batches(self, columns: Sequence[str], start: int, stop: int, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield rows ``[start, stop)`` of columns, at most `rows` at a time."""
         ...
 
-    def lengths(self, column: str) -> list[tuple[int, int]]:
-        """Return number of rows, and of values in their lists of a column, for each group of rows."""
+    def lengths(self, columns: Sequence[str]) -> Iterator[list[npt.NDArray[np.int64]]]:
+        """Yield the lengths of the lists of each column, some rows at a time; no value is decoded for it."""
         ...
 
     def reading_bytes(self, columns: Sequence[str]) -> int:
@@ -105,7 +107,7 @@ class ParquetPart:
                 f"The file claims {claimed / 1e9:,.1f} GB in {size / 1e6:,.1f} MB.", where=self.url, fix=_FIX
             )
 
-    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], start: int, stop: int, rows: int) -> Iterator[pa.RecordBatch]:
         """See `Part`."""
         if start >= stop:
             return
@@ -114,7 +116,7 @@ class ParquetPart:
         if cursor is not None and cursor.position > start:
             cursor.close()
             cursor = None
-        cursor = cursor or self._cursor(columns, start)
+        cursor = cursor or self._cursor(columns, start, rows)
         yield from cursor.read(start, stop)
         if cursor.position < self.n_rows:
             self._cursors[tuple(columns)] = cursor
@@ -122,16 +124,13 @@ class ParquetPart:
             # Of a folder of many files, only one is being read.
             cursor.close()
 
-    def _cursor(self, columns: Sequence[str], start: int) -> _Cursor:
+    def _cursor(self, columns: Sequence[str], start: int, rows: int) -> _Cursor:
         first = max(0, int(np.searchsorted(self._bounds, start, side="right")) - 1)
         groups = list(range(first, len(self._bounds) - 1))
-        nested = [name for name in columns if pa.types.is_nested(self.schema.field(name).type)]
-        values = self.n_rows * (len(columns) - len(nested))
-        values += sum(n for name in nested for _, n in self.lengths(name))
-        rows = max(1, min(_ROWS_AT_ONCE, _VALUES_AT_ONCE * self.n_rows // max(values, 1)))
         # A file of its own: the number of rows at once is the file's, and the next to ask would change it for all.
         file = self._open(self._file.metadata, len(columns))
-        encoded = any(pa.types.is_dictionary(self.schema.field(name).type.value_type) for name in nested)
+        kinds = [self.schema.field(name).type for name in columns]
+        encoded = any(pa.types.is_nested(kind) and pa.types.is_dictionary(kind.value_type) for kind in kinds)
         # Each group has its own dictionary, and pyarrow does not bring those of lists together.
         runs = [[group] for group in groups] if encoded else [groups]
         batches = chain.from_iterable(file.iter_batches(rows, run, list(columns), use_threads=False) for run in runs)
@@ -142,25 +141,16 @@ class ParquetPart:
         file = pa.OSFile(str(self._place.local_path())) if n_columns > _MANY_COLUMNS else _readable(self._place)
         return pq.ParquetFile(file, metadata=metadata, buffer_size=buffer_bytes(n_columns), pre_buffer=False)
 
-    def lengths(self, column: str) -> list[tuple[int, int]]:
+    def lengths(self, columns: Sequence[str]) -> Iterator[list[npt.NDArray[np.int64]]]:
         """See `Part`."""
-        groups = (self._file.metadata.row_group(i) for i in range(self._file.metadata.num_row_groups))
-        return [
-            (
-                group.num_rows,
-                sum(
-                    group.column(j).num_values
-                    for j in range(group.num_columns)
-                    if group.column(j).path_in_schema.split(".")[0] == column
-                ),
-            )
-            for group in groups
-        ]
+        with _readable(self._place) as file:
+            of_each = [list_lengths(self._file.metadata, column, file, self.url) for column in columns]
+            yield from (list(one) for one in zip(*of_each, strict=True))
 
     def reading_bytes(self, columns: Sequence[str]) -> int:
         """See `Part`."""
         with _readable(self._place) as file:
-            return reading_bytes(self._file.metadata, columns, file) + _VALUES_AT_ONCE * _VALUE_BYTES
+            return reading_bytes(self._file.metadata, columns, file) + VALUES_AT_ONCE * _VALUE_BYTES
 
     def close(self) -> None:
         """Close the file."""
@@ -210,6 +200,7 @@ class IpcPart:
         self.url = place.url
         self._stream = stream
         self._source = pa.memory_map(str(place.local_path()))
+        refuse_large_batches(self._source, stream=stream, where=self.url)
         with self._reader([]) as reader:
             self.schema: pa.Schema = reader.schema
         narrow = next((field.name for field in self.schema if pa.types.is_primitive(field.type)), None)
@@ -219,7 +210,7 @@ class IpcPart:
         self._bounds = [0, *np.cumsum(rows).tolist()]
         self.n_rows = int(self._bounds[-1])
 
-    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, columns: Sequence[str], start: int, stop: int, rows: int) -> Iterator[pa.RecordBatch]:
         """See `Part`."""
         with self._reader(columns) as reader:
             found = iter(reader) if self._stream else None
@@ -231,18 +222,17 @@ class IpcPart:
                 # Bytes on disk are taken as they are: offsets beyond the data would end this process.
                 batch.validate(full=True)
                 for whole in _cut(batch, low, start, stop):
-                    for offset in range(0, whole.num_rows, _ROWS_AT_ONCE):
-                        yield whole.slice(offset, _ROWS_AT_ONCE)
+                    for offset in range(0, whole.num_rows, rows):
+                        yield whole.slice(offset, rows)
                 if high >= stop:
                     return
 
-    def lengths(self, column: str) -> list[tuple[int, int]]:
+    def lengths(self, columns: Sequence[str]) -> Iterator[list[npt.NDArray[np.int64]]]:
         """See `Part`."""
-        with self._reader([column]) as reader:
-            return [
-                (batch.num_rows, pc.sum(pc.list_value_length(batch.column(column))).as_py() or 0)
-                for batch in self._all(reader)
-            ]
+        with self._reader(columns) as reader:
+            for batch in self._all(reader):
+                found = [pc.fill_null(pc.list_value_length(batch.column(name)), 0) for name in columns]
+                yield [lengths.to_numpy().astype(np.int64) for lengths in found]
 
     def reading_bytes(self, columns: Sequence[str]) -> int:
         """See `Part`; batches are decoded as a whole where they are compressed, and lie in the file otherwise."""
@@ -280,6 +270,11 @@ class Parts:
     places
         The files, in order.
 
+    Attributes
+    ----------
+    beside
+        Closes what was opened beside the files.
+
     Raises
     ------
     SourceError
@@ -288,6 +283,7 @@ class Parts:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self.parts: list[Part] = []
+        self.beside = ExitStack()
         try:
             for place in places:
                 self.parts.append(open_part(place))
@@ -313,12 +309,15 @@ class Parts:
         with reading(self.parts[0].url):
             return pa.concat_tables([pa.Table.from_batches([batch]) for batch in batches], promote_options="permissive")
 
-    def batches(self, columns: Sequence[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows ``[start, stop)`` of columns, some at a time. Raises as `read`."""
+    def batches(
+        self, columns: Sequence[str], start: int, stop: int, rows: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield rows ``[start, stop)`` of columns, some at a time, or at most `rows`. Raises as `read`."""
+        rows = rows or max(1, min(_ROWS_AT_ONCE, VALUES_AT_ONCE // max(len(columns), 1)))
         for part, low, high in zip(self.parts, self._bounds[:-1], self._bounds[1:], strict=True):
             if low < stop and start < high:
                 with reading(f"{part.url}: rows {max(start, low) - low} to {min(stop, high) - low - 1}"):
-                    yield from part.batches(columns, max(start, low) - low, min(stop, high) - low)
+                    yield from part.batches(columns, max(start, low) - low, min(stop, high) - low, rows)
 
     def reading_bytes(self, columns: Sequence[str]) -> int:
         """Return what is in memory while columns of numbers are read, however few rows.
@@ -331,22 +330,24 @@ class Parts:
         with reading(self.parts[0].url):
             return max(part.reading_bytes(columns) for part in self.parts)
 
-    def starts(self, column: str) -> Starts:
-        """Return where the values of each row's list begin, as if rows of one group were alike: int64 [n_rows + 1].
+    def lengths(self, columns: Sequence[str]) -> Iterator[npt.NDArray[np.int64]]:
+        """Yield the lengths of the lists of columns, which are the same, some rows at a time.
 
         Raises
         ------
         SourceError
-            A file cannot be read.
+            A file cannot be read, or the lengths differ.
         """
-        groups: list[tuple[int, int]] = []
         for part in self.parts:
             with reading(part.url):
-                groups += part.lengths(column)
-        return EvenStarts([n for n, _ in groups], [-(-values // max(n, 1)) for n, values in groups])
+                for first, *others in part.lengths(columns):
+                    if not all(np.array_equal(first, other) for other in others):
+                        raise SourceError(f"Lists of {' and '.join(columns)} have different lengths.", where=part.url)
+                    yield first
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files, and what was made of them."""
+        self.beside.close()
         for part in self.parts:
             part.close()
 
@@ -366,6 +367,9 @@ def reading(where: str) -> Iterator[None]:
     """Turn Arrow's errors into ours."""
     try:
         yield
+    except MemoryError:
+        # Arrow's is an exception of Arrow's, too, and says nothing about the file.
+        raise
     except (pa.ArrowException, OSError, KeyError, EOFError, UnicodeDecodeError) as error:
         raise SourceError(f"The file is damaged or cut short: {first_line(error)}", where=where, fix=_FIX) from error
 

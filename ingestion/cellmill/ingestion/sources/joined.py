@@ -14,6 +14,7 @@ from scipy import sparse
 from cellmill.digest import digest_of
 from cellmill.errors import ConfigError, SourceError
 from cellmill.ingestion.config import JoinConfig, SourceConfig
+from cellmill.ingestion.memory import refuse_long_cells
 from cellmill.ingestion.places import find_counts
 from cellmill.ingestion.sources import registry
 from cellmill.ingestion.sources.base import ObsBlocks, Source
@@ -115,7 +116,9 @@ class JoinedSource:
         """Return the places of the counts, looked for in each matrix by itself."""
         found = [find_counts(self.first, self._config.counts, megabytes)]
         found += [find_counts(other.source, other.config.counts, megabytes) for other in self.others]
-        return _AND.join(found)
+        place = _AND.join(found)
+        refuse_long_cells(self.starts(place), megabytes, self.url)
+        return place
 
     def places(self) -> Sequence[str]:
         """Return nothing: each matrix has its own, see `find_counts`."""

@@ -29,7 +29,7 @@ _ENTRIES_AT_ONCE = 1 << 19
 _STARTS_AT_ONCE = 1 << 20
 _LOOK_CELLS = 256
 """Of so few rows a matrix by columns is searched, rather than transposed: who looks may not want to read."""
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, MemoryError, zlib.error, BaseError)
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, zlib.error, BaseError)
 """What the libraries raise that read arrays of files that are damaged."""
 
 _FIX = "The file is damaged or not what it claims: fetch it again, or write it again with anndata."

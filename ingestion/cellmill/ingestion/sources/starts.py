@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+_AT_ONCE = 1 << 20
 
 
 class Starts(Protocol):
@@ -20,6 +22,26 @@ class Starts(Protocol):
     def __getitem__(self, key: Any, /) -> Any:
         """Return one of them, or an array of some that follow each other."""
         ...
+
+
+@runtime_checkable
+class KnownLongest(Protocol):
+    """Starts that know which cell has most values."""
+
+    longest: tuple[int, int]
+
+
+def longest(starts: Starts) -> tuple[int, int]:
+    """Return the number of the cell with most values, and how many it has; (0, 0) where there is no cell."""
+    if isinstance(starts, KnownLongest):
+        return starts.longest
+    cell, most = 0, 0
+    for first in range(0, starts.size - 1, _AT_ONCE):
+        lengths = np.diff(starts[first : first + _AT_ONCE + 1])
+        at = int(lengths.argmax())
+        if lengths[at] > most:
+            cell, most = first + at, int(lengths[at])
+    return cell, most
 
 
 class EvenStarts:
@@ -37,6 +59,8 @@ class EvenStarts:
         self._each = np.array(each, np.int64)
         self._first = np.concatenate([[0], np.cumsum(n_cells, dtype=np.int64)])
         self._before = np.concatenate([[0], np.cumsum(np.array(n_cells, np.int64) * self._each)])
+        most = int(self._each.argmax()) if self._each.size else 0
+        self.longest = (int(self._first[most]), int(self._each[most])) if self.size > 1 else (0, 0)
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from cellmill.console import progress
 from cellmill.errors import ResourceError
-from cellmill.ingestion.sources.holding import hold
+from cellmill.ingestion.sources.holding import hold, refuse_long
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -51,7 +51,7 @@ def write_rows(
     Raises
     ------
     ResourceError
-        The disk has no room.
+        The disk has no room, or a cell has more values than fit into a task.
     """
     # Counts, where rows begin, and what is reckoned of it to sort them.
     hold(f"Bringing {shape[0]:,} cells into rows", 32 * shape[0], where)
@@ -74,6 +74,7 @@ def write_rows(
                 column.tofile(indices)
                 value.astype(dtype, copy=False).tofile(data)
                 moved(row.size, in_order)
+        refuse_long(int(counts.max(initial=0)), where)
         indptr = np.concatenate([[0], np.cumsum(counts)])
         if not in_order:
             _sort(folder, indptr, dtype, moved)
