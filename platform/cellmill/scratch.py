@@ -28,12 +28,13 @@ class ScratchFolder:
         delete_left_folders()
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self._handle = os.open(self.path, os.O_RDONLY)
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
-            # Before it was locked, another process may have taken it for one that was left.
-            if self.path.exists():
-                return
-            os.close(self._handle)
+            # Until it is locked, another process may take it for one that was left, and delete it.
+            with suppress(FileNotFoundError):
+                self._handle = os.open(self.path, os.O_RDONLY)
+                fcntl.flock(self._handle, fcntl.LOCK_EX)
+                if self.path.exists():
+                    return
+                os.close(self._handle)
 
     def __enter__(self) -> Path:
         return self.path
