@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.chunks import Emit
+from cellmill.atlas.damaged_entries import DamagedEntriesError
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.remote_file import RemoteFile
 from cellmill.errors import IntegrityError, SourceError
@@ -140,13 +141,18 @@ class ArrowArray:
             values: npt.NDArray[Any] = batch.column(0).values.to_numpy(zero_copy_only=True)
             checksum = int(told[self._name])
         except (pa.ArrowException, SourceError, OSError, KeyError, TypeError, ValueError) as error:
-            raise damaged(self._storage, self._entry, f"Batch {number} cannot be read: {error}.") from error
+            raise self._damaged(number, f"Batch {number} cannot be read: {error}.") from error
         if google_crc32c.value(values) != checksum:
             what = f"The {self._name} of batch {number} do not have the checksum they were written with."
-            raise damaged(self._storage, self._entry, what)
+            raise self._damaged(number, what)
         if values.size != self._bounds[number + 1] - self._bounds[number]:
-            raise damaged(self._storage, self._entry, f"Batch {number} has not as many {self._name} as its cells.")
+            raise self._damaged(number, f"Batch {number} has not as many {self._name} as its cells.")
         return values
+
+    def _damaged(self, number: int, what: str) -> IntegrityError:
+        error = damaged(self._storage, self._entry, what)
+        entries = (self._bounds[number], self._bounds[number + 1])
+        return DamagedEntriesError(error.what, where=error.where, fix=error.fix, ranges=[entries])
 
 
 def _open(storage: Storage, entry: ShardEntry, column: int) -> Any:

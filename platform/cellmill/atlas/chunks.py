@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
+from cellmill.atlas.damaged_entries import DamagedEntriesError
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.memory import Memory
 from cellmill.storage import Storage
@@ -121,8 +122,8 @@ class ChunkedArray:
             mine = [chunk for chunk in chunks if chunk // self._per_file == file]
             with self._file(file) as fetch:
                 places = self._index_of(file, fetch)[[chunk % self._per_file for chunk in mine]]
-                if np.any(places[:, 0] == _ABSENT):
-                    raise self._damaged("A chunk is missing.", file)
+                if (absent := np.flatnonzero(places[:, 0] == _ABSENT)).size:
+                    raise self._damaged("A chunk is missing.", file, mine[int(absent[0])])
                 found = fetch([(offset, offset + size) for offset, size in places.tolist()])
                 for chunk, content in zip(mine, found, strict=True):
                     self._decode(content, entries, chunk, file)
@@ -130,10 +131,10 @@ class ChunkedArray:
 
     def _decode(self, content: Bytes, out: npt.NDArray[Any], chunk: int, file: int) -> None:
         if content.size < 20 or google_crc32c.value(content) != RESIDUE:
-            raise self._damaged(f"Chunk {chunk} does not have the checksum it was written with.", file)
+            raise self._damaged(f"Chunk {chunk} does not have the checksum it was written with.", file, chunk)
         # Bytes 4 to 8 of a blosc buffer say how long it is when decoded.
         if int.from_bytes(content[4:8].tobytes(), "little") != out.nbytes:
-            raise self._damaged(f"Chunk {chunk} does not hold {out.size} entries.", file)
+            raise self._damaged(f"Chunk {chunk} does not hold {out.size} entries.", file, chunk)
         blosc.decompress(content[:-4], out)
 
     def _index_of(self, file: int, fetch: Fetch) -> npt.NDArray[np.uint64]:
@@ -175,7 +176,12 @@ class ChunkedArray:
             try:
                 n = os.preadv(handle, [part.data], max(start + (length if start < 0 else 0), 0))
             except OSError as error:
-                raise self._damaged(f"A file cannot be read: {error.strerror}.", file) from error
+                # Other parts of the file may be readable.
+                raise IntegrityError(
+                    f"The shard cannot be read. A part of a file cannot be read: {error.strerror}.",
+                    where=self._storage.join(f"{self._path}/c/{file}"),
+                    fix=_FIX,
+                ) from error
             yield part[:n]
 
     def _remote(self, key: str, ranges: list[tuple[int, int]], file: int) -> Iterator[Bytes]:
@@ -190,6 +196,12 @@ class ChunkedArray:
         except SourceError as error:
             raise self._damaged(f"A file cannot be read: {error.what}", file) from error
 
-    def _damaged(self, what: str, file: int | None = None) -> IntegrityError:
+    def _damaged(self, what: str, file: int | None = None, chunk: int | None = None) -> IntegrityError:
+        """Return the error that tells what is damaged: a chunk, a whole file, or the array."""
         key = self._path if file is None else f"{self._path}/c/{file}"
-        return IntegrityError(f"The shard cannot be read. {what}", where=self._storage.join(key), fix=_FIX)
+        what, where = f"The shard cannot be read. {what}", self._storage.join(key)
+        if file is None:
+            return IntegrityError(what, where=where, fix=_FIX)
+        size = self._chunk * (self._per_file if chunk is None else 1)
+        first = size * (file if chunk is None else chunk)
+        return DamagedEntriesError(what, where=where, fix=_FIX, ranges=[(first, first + size)])

@@ -17,16 +17,18 @@ import numpy.typing as npt
 from cellmill.atlas.cells import CellsFile
 from cellmill.atlas.chunks import Emit
 from cellmill.atlas.content import content_hash, hash_bytes
+from cellmill.atlas.damaged_entries import DamagedEntriesError
 from cellmill.atlas.entry import ShardEntry
 from cellmill.atlas.files import list_files
 from cellmill.atlas.layout import count_dtype, index_dtype
 from cellmill.atlas.link import ARRAYS, read_link
 from cellmill.atlas.linked_rows import known_features
-from cellmill.atlas.store_vector import open_vectors
+from cellmill.atlas.store_vector import UnreadableChunkError, open_vectors
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
 I64 = npt.NDArray[np.int64]
+_Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 _AT_ONCE = 1 << 17
 """Entries that are moved at a time: few enough to stay in a processor's cache."""
@@ -103,9 +105,14 @@ class LinkedShard:
             return
         low, high = self._begin[rows], self._end[rows]
         try:
-            self._move(rows, low, high, columns, counts)
+            wrong = self._move(rows, low, high, columns, counts)
+        except UnreadableChunkError as error:
+            first, last = error.entries
+            raise self._changed(error.what, rows[(low < last) & (high > first)]) from error
         except SourceError as error:
             raise self._changed(error.what) from error
+        if wrong.size:
+            raise self._changed("Its counts are not those that were linked.", wrong)
 
     def _rows(self, begin: I64, end: I64) -> I64:
         """Return the rows that have the entries of pieces."""
@@ -116,30 +123,46 @@ class LinkedShard:
         every = [np.arange(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True)]
         return np.concatenate([np.empty(0, np.int64), *every])
 
-    def _move(self, rows: I64, low: I64, high: I64, columns: Emit, counts: Emit) -> None:
-        link = self._link
+    def _move(self, rows: I64, low: I64, high: I64, columns: Emit, counts: Emit) -> I64:
+        """Hand on the entries of rows; return those rows that do not have the content that was linked."""
         spans = [(start, stop) for start, stop, _ in _spans(low, high)]
         indices, values = self._indices.reading(spans), self._values.reading(spans)
         starts = np.concatenate([[0], np.cumsum(high - low)])
         size = max(int((starts[b] - starts[a]).max()) for a, b in _some(starts))
         raw = np.empty(size, self._indices.dtype), np.empty(size, self._values.dtype)
         moved = np.empty(size + 1, self.columns.dtype), np.empty(size + 1, self.counts.dtype)
-        at = 0
+        place = np.concatenate([[0], np.cumsum(self._lengths[rows], dtype=np.int64)])
+        wrong = [rows[:0]]
         for a, b in _some(starts):
             own = starts[a : b + 1] - starts[a]
             for start, stop, first in _spans(low[a:b], high[a:b]):
                 for source, out in zip((indices, values), raw, strict=True):
                     source.take(start, stop, out[first : first + stop - start])
-            indptr = np.empty(own.size, np.int64)
-            n = int(own[-1])
-            fine = known_features(own, raw[0][:n], raw[1][:n], link.target, self._binary, *moved, indptr)
-            features, found = (part[: indptr[-1]] if fine else part[:0] for part in moved)
-            if not fine or not self._are(rows[a:b], indptr, features, found):
-                raise self._changed("Its counts are not those that were linked.")
-            place = slice(at, at + features.size)
-            columns(features, place)
-            counts(found, place)
-            at = place.stop
+            if (found := self._known(rows[a:b], own, raw, moved)) is None:
+                alone = [self._known(rows[a + i : a + i + 1], own[i : i + 2], raw, moved) for i in range(b - a)]
+                wrong.append(rows[a:b][[one is None for one in alone]])
+                continue
+            at = slice(int(place[a]), int(place[b]))
+            columns(found[0], at)
+            counts(found[1], at)
+        return np.concatenate(wrong)
+
+    def _known(self, rows: I64, starts: I64, raw: _Pair, moved: _Pair) -> _Pair | None:
+        """Move entries of rows from columns to features; return None if they are not those that were linked.
+
+        Parameters
+        ----------
+        rows, starts : int64 [n], int64 [n + 1]
+            The rows, and where their entries are in `raw`.
+        raw, moved
+            Columns and values, and where features and counts are to be.
+        """
+        link, indptr = self._link, np.empty(starts.size, np.int64)
+        columns, values = (part[starts[0] : starts[-1]] for part in raw)
+        if not known_features(starts - starts[0], columns, values, link.target, self._binary, *moved, indptr):
+            return None
+        features, counts = (part[: indptr[-1]] for part in moved)
+        return (features, counts) if self._are(rows, indptr, features, counts) else None
 
     def _are(self, rows: I64, indptr: I64, features: npt.NDArray[Any], counts: npt.NDArray[Any]) -> bool:
         """Return whether rows have the content that was linked."""
@@ -147,13 +170,15 @@ class LinkedShard:
             return False
         return np.array_equal(hash_bytes(content_hash(indptr, features, counts, self._link.keys)), self._hashes[rows])
 
-    def _changed(self, what: str) -> IntegrityError:
+    def _changed(self, what: str, rows: I64 | None = None) -> IntegrityError:
+        """Return the error that tells what is wrong with some rows, or with all that was to be read."""
         entry = self._entry
-        return IntegrityError(
-            f"The store of shard {entry.dataset}/{entry.digest} was changed or damaged since it was linked. {what}",
-            where=f"{self._link.location}: {self._link.matrix}",
-            fix=_FIX,
-        )
+        what = f"The store of shard {entry.dataset}/{entry.digest} was changed or damaged since it was linked. {what}"
+        where = f"{self._link.location}: {self._link.matrix}"
+        if rows is None:
+            return IntegrityError(what, where=where, fix=_FIX)
+        ranges = list(zip(self.indptr[rows].tolist(), self.indptr[rows + 1].tolist(), strict=True))
+        return DamagedEntriesError(what, where=where, fix=_FIX, ranges=ranges)
 
 
 @dataclass(frozen=True)

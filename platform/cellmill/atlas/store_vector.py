@@ -21,6 +21,22 @@ _AHEAD = 16
 _ABSENT = (1 << 64) - 1
 
 
+class UnreadableChunkError(SourceError):
+    """A chunk cannot be read or decoded.
+
+    Parameters
+    ----------
+    what, where, fix
+        As of every error.
+    entries
+        Its first entry, and one after its last.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", entries: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.entries = entries
+
+
 class StoreVector:
     """An array, opened.
 
@@ -154,13 +170,19 @@ class Pass:
 
         Raises
         ------
-        SourceError
+        UnreadableChunkError
             They cannot be read or decoded.
         """
         at = 0
         while low < high:
             while (self._number + 1) * self._size <= low:
-                self._number, self._entries = next(self._chunks)
+                try:
+                    self._number, self._entries = next(self._chunks)
+                except SourceError as error:
+                    first = low // self._size * self._size
+                    raise UnreadableChunkError(
+                        error.what, where=error.where, fix=error.fix, entries=(first, first + self._size)
+                    ) from error
             first = self._number * self._size
             part = self._entries[low - first : high - first]
             out[at : at + part.size] = part

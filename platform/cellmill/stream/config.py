@@ -49,10 +49,11 @@ class StreamConfig(Config):
         read of shards in an object store stays there, so that a second epoch that finds all of it asks the store for
         nothing. 0 keeps nothing. Shards on a local disk are never copied.
     on_corrupt
-        What a damaged or missing shard does: ``stop`` ends the stream with an error that names it; ``skip`` leaves its
-        cells out of their batches, counts them by shard (`Stream.skipped`) and says so in the log. Steps stay as
-        planned, so that batches are smaller. Damaged metadata of cells, and a store that does not answer, end the
-        stream in any case.
+        What a damaged or missing shard does: ``stop`` ends the stream with an error that names it; ``skip`` leaves
+        those cells out of their batches whose own counts cannot be read (all cells of a shard that cannot be opened,
+        and sets as wholes), counts them by shard (`Stream.skipped`) and says so in the log. Steps stay as planned, so
+        that batches are smaller. Damaged metadata of cells, and a store that does not answer, end the stream in any
+        case.
     """
 
     batch_size: int = Field(default=256, ge=1)

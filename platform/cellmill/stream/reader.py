@@ -16,7 +16,8 @@ from cellmill.atlas.measured import read_measured
 from cellmill.errors import IntegrityError
 from cellmill.memory import Memory
 from cellmill.storage import Storage
-from cellmill.stream.cells import Reading, ranges
+from cellmill.stream.cells import Reading, RowRuns, ranges
+from cellmill.stream.damage import Damage, read_what_can_be
 from cellmill.stream.kept import Kept
 from cellmill.tokens import CellBlock
 
@@ -75,10 +76,6 @@ def _anew(storage: Storage) -> Iterator[Storage]:
         raise
 
 
-Damage = dict[int, IntegrityError]
-"""Number of a reading's shard, and what is wrong with it."""
-
-
 def read_block(
     reading: Reading, cells: I64 | None = None, *, memory: Memory | None = None, damage: Damage | None = None
 ) -> CellBlock:
@@ -94,7 +91,7 @@ def read_block(
     memory
         Where the block's entries are to be; by default in new memory.
     damage
-        If given, shards that are missing or damaged are noted here, and the block has no cells of them.
+        If given, rows that are missing or damaged are noted here, and what the block has of them means nothing.
 
     Raises
     ------
@@ -107,7 +104,7 @@ def read_block(
     starts = np.zeros(bounds[-1] + 1, np.int64)
     for i, runs in enumerate(reading.shards):
         first, last = bounds[i : i + 2]
-        with _noting(i, damage):
+        with _noting(i, slice(first, last), damage):
             opened[i] = shard = _open(reading.storage, runs.entry)
             _row_ends(shard.indptr, runs.starts, runs.stops, starts[first], starts[first + 1 : last + 1])
         if i not in opened:
@@ -129,16 +126,15 @@ def read_block(
         begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
         first, last = bounds[i : i + 2]
         places = _Places(starts[first : last + 1] - starts[first], place[first:last])
-        with _noting(i, damage):
+        with _noting(i, slice(first, last), damage):
             try:
                 _read(shard, begin, end, places, token, count)
             except IntegrityError:
                 _SHARDS.drop((reading.storage.url, runs.entry.shard_path))
-                with _anew(shard.storage) as past:
-                    _read(OpenShard(past, runs.entry), begin, end, places, token, count)
+                _read_again(i, shard, runs, places, token, count, slice(first, last), damage)
     for out in (token, count) if again.size else ():
         _repeat(out, place[chosen[again]], indptr[again], indptr[again + 1])
-    block = CellBlock(
+    return CellBlock(
         token=token,
         count=count,
         indptr=indptr,
@@ -147,9 +143,6 @@ def read_block(
         measured=tuple(tokens for shard in opened.values() for tokens in shard.measured.sets),
         measured_set=_measured_sets(opened, reading)[chosen],
     )
-    if not damage:
-        return block
-    return block.take(np.flatnonzero(~np.isin(np.searchsorted(bounds, chosen, side="right") - 1, list(damage))))
 
 
 def _measured_sets(opened: dict[int, OpenShard], reading: Reading) -> npt.NDArray[np.int32]:
@@ -166,14 +159,15 @@ def _measured_sets(opened: dict[int, OpenShard], reading: Reading) -> npt.NDArra
 
 
 @contextmanager
-def _noting(shard: int, damage: Damage | None) -> Iterator[None]:
-    """Note what is wrong with a shard instead of raising it, if there is a place to note it."""
+def _noting(shard: int, rows: slice, damage: Damage | None) -> Iterator[None]:
+    """Note that none of a shard's rows can be read instead of raising it, if there is a place to note it."""
     try:
         yield
     except IntegrityError as error:
         if damage is None:
             raise
-        damage[shard] = error
+        damage.lost[rows] = True
+        damage.reasons[shard] = error
 
 
 class _Places(NamedTuple):
@@ -207,6 +201,36 @@ def _read(
         _put_tokens(tokens, columns, place.start, *places, token)
 
     shard.arrays.read(begin, end, look_up, to(count))
+
+
+def _read_again(
+    number: int,
+    shard: OpenShard,
+    runs: RowRuns,
+    places: _Places,
+    token: npt.NDArray[Any],
+    count: npt.NDArray[Any],
+    own: slice,
+    damage: Damage | None,
+) -> None:
+    """Read what could not be read once more, without what is kept of it; note rows that cannot be read, or raise."""
+    rows = ranges(runs.starts, runs.stops - runs.starts)
+    begin, end = shard.indptr[rows], shard.indptr[rows + 1]
+    with _anew(shard.storage) as past:
+        anew = OpenShard(past, runs.entry)
+
+        def read(some: I64) -> None:
+            starts = np.concatenate([[0], np.cumsum(end[some] - begin[some])])
+            _read(anew, begin[some], end[some], _Places(starts, places.to[some]), token, count)
+
+        if damage is None:
+            read(np.arange(rows.size))
+            return
+        lost, reason = read_what_can_be(read, begin, end)
+        if reason is not None:
+            past.forget()
+            damage.lost[own] = lost
+            damage.reasons[number] = reason
 
 
 @compiled

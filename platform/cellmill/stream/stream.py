@@ -275,7 +275,7 @@ class Stream:
         chosen = expand(layout.cells, self.unit)
         copies = None if cells.copies is None else cells.copies[chosen]
         skip = self.config.on_corrupt == "skip"
-        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch, skip)
+        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch, self.unit, skip)
 
     def _work(
         self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
