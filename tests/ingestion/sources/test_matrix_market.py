@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cellmill.errors import SourceError
+from cellmill.errors import CountsError, SourceError
 from cellmill.ingestion.sources import stored_rows
 from cellmill.ingestion.sources.inflate import inflated
 from cellmill.ingestion.sources.matrix_market import MatrixMarket
@@ -91,7 +91,6 @@ def test_entries_in_any_order_and_spelling_equal_what_scipy_reads(
         (HEAD + b"3 3 2\n1 1 1\n4 2 2\n", "outside"),
         (HEAD + b"3 3 2\n1 1 1\n1 0 2\n", "outside"),
         (HEAD + b"3 3 2\n1 1 1\n-1 2 2\n", "outside"),
-        (HEAD + b"3 3 2\n1 1 1\n1 2 nan\n", "no entry"),
         (HEAD + b"3 3 2\n1 1 1\n1 2 4294967296\n", "values above"),
         (HEAD + b"3 3 2\n" + b"1" * (1 << 23), "without an end"),
     ],
@@ -101,6 +100,22 @@ def test_what_is_no_matrix_of_counts_is_refused(tmp_path: Path, text: bytes, wha
         stored(text, tmp_path / "rows", 1 << 20)
     assert caught.value.where == "m"
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("value", [b"nan", b"NaN", b"inf", b"-Infinity"])
+def test_a_value_that_is_no_number_is_called_so(tmp_path: Path, value: bytes) -> None:
+    text = HEAD.replace(b"integer", b"real") + b"3 3 2\n1 1 1.0\n1 2 " + value + b"\n"
+    with pytest.raises(CountsError, match="NaN or infinite, in line 2 of the entries"):
+        stored(text, tmp_path / "rows")
+
+
+def test_a_heading_of_very_many_comments_is_given_up_soon(tmp_path: Path) -> None:
+    few = HEAD + b"% a comment\n" * 1000 + b"3 3 1\n1 1 1\n"
+    assert stored(few, tmp_path / "few").starts[-1] == 1
+    blocks = iter([HEAD, *[b"%\n" * (1 << 21)] * 50])
+    with pytest.raises(SourceError, match="comments before the entries are longer"):
+        MatrixMarket(blocks, "m")
+    assert len(list(blocks)) == 49
 
 
 def test_gzip_that_is_damaged_cut_short_or_a_bomb_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas.jit import compiled
-from cellmill.errors import SourceError
+from cellmill.errors import CountsError, SourceError
 from cellmill.ingestion.sources.stored_rows import write_rows
 
 I32 = npt.NDArray[np.int32]
@@ -21,7 +21,7 @@ _ENTRIES_AT_ONCE = 1 << 22
 _LONGEST_LINE = 1 << 10
 _LONGEST_HEADING = 1 << 20
 _LARGEST = 2**31 - 1
-_FINE, _SYNTAX, _RANGE = 0, 1, 2
+_FINE, _SYNTAX, _RANGE, _NO_NUMBER = 0, 1, 2, 3
 _FIX = "The file is damaged, or cut short: fetch it again."
 
 
@@ -61,8 +61,9 @@ class MatrixMarket:
 
     def __init__(self, blocks: Iterator[bytes], where: str) -> None:
         self._blocks, self._where = blocks, where
-        self._rest = b""
+        self._rest, self._at, self._read = b"", 0, 0
         self.header = self._read_header()
+        self._rest = self._rest[self._at :]
 
     def write_rows(self, folder: Path, *, cells_are_columns: bool) -> None:
         """Write the matrix as compressed rows, one a cell, into a new folder.
@@ -80,6 +81,8 @@ class MatrixMarket:
         ------
         SourceError
             A line is no entry of the matrix, or there are more or fewer lines than the header says.
+        CountsError
+            A value is NaN or infinite.
         ResourceError
             The disk has no room.
         """
@@ -100,6 +103,12 @@ class MatrixMarket:
             n, read, state = _parse(
                 text, header.field == "pattern", header.n_rows, header.n_columns, row, column, value
             )
+            if state == _NO_NUMBER:
+                raise CountsError(
+                    f"A value is NaN or infinite, in line {line + read + 1:,} of the entries.",
+                    where=self._where,
+                    fix="Remove or repair those cells.",
+                )
             if state != _FINE:
                 what = "is no entry" if state == _SYNTAX else "names a place outside of the matrix"
                 raise SourceError(f"Line {line + read + 1:,} of the entries {what}.", where=self._where, fix=_FIX)
@@ -176,14 +185,22 @@ class MatrixMarket:
         return Header(n_rows, n_columns, n_entries, field)
 
     def _line(self) -> bytes:
-        while b"\n" not in self._rest:
+        while (end := self._rest.find(b"\n", self._at)) < 0:
             block = next(self._blocks, b"")
-            if not block and self._rest:
+            if not block and self._at < len(self._rest):
+                end = len(self._rest)
                 break
-            if not block or len(self._rest) > _LONGEST_HEADING:
+            if not block or len(self._rest) - self._at > _LONGEST_HEADING:
                 raise SourceError("The file ends before its entries begin.", where=self._where, fix=_FIX)
-            self._rest += block
-        line, _, self._rest = self._rest.partition(b"\n")
+            self._rest, self._at = self._rest[self._at :] + block, 0
+        self._read += end + 1 - self._at
+        if self._read > _LONGEST_HEADING:
+            raise SourceError(
+                f"The comments before the entries are longer than {_LONGEST_HEADING:,} bytes.",
+                where=self._where,
+                fix="Write the file again with shorter ones.",
+            )
+        line, self._at = self._rest[self._at : end], end + 1
         return line
 
 
@@ -234,7 +251,9 @@ def _parse(
                     digits += 1
                     i += 1
             if digits == 0:
-                return n, line, _SYNTAX
+                # As NaN and infinity begin, in any spelling.
+                named = text[i] == 78 or text[i] == 110 or text[i] == 73 or text[i] == 105
+                return n, line, _NO_NUMBER if field == 2 and named else _SYNTAX
             if field == 2 and (text[i] == 101 or text[i] == 69):
                 i += 1
                 down = text[i] == 45
