@@ -9,8 +9,8 @@ import pytest
 from scipy import sparse
 
 from cellmill.atlas import read
-from cellmill.errors import SourceError
-from cellmill.ingestion import ingest
+from cellmill.errors import CountsError, SourceError
+from cellmill.ingestion import IngestConfig, ingest
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.opening import close_source, open_source
 from cellmill.ingestion.pipeline import plan
@@ -23,6 +23,30 @@ def open_h5ad(path: Path, name: str) -> Source:
 
 
 KINDS = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix, "dense": np.asarray}
+
+
+@pytest.mark.parametrize("stored", ["dense", "sparse", "in memory"])
+def test_floats_wider_than_double_precision_are_read_as_that(tmp_path: Path, stored: str) -> None:
+    adata = make_adata(23, 11)
+    wide = adata.X.toarray().astype(np.longdouble)
+    assert wide.dtype.itemsize > 8
+    path = write(adata, tmp_path / "a.h5ad")
+    with h5py.File(path, "r+") as file:
+        key, values = ("X", wide) if stored == "dense" else ("X/data", file["X/data"][:].astype(np.longdouble))
+        del file[key]
+        file[key] = values
+        if stored == "dense":
+            file["X"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    source = AnnDataSource(ad.AnnData(wide, adata.obs, adata.var), "a")
+    own = {"atlas": str(tmp_path / "atlas"), "sources": [{"path": str(path), "organism": "human"}]}
+    if stored == "in memory":
+        np.testing.assert_array_equal(source.rows("X", 0, 23).toarray(), wide)
+        assert source.rows("X", 0, 23).dtype == np.float64
+        return
+    report = ingest(IngestConfig.model_validate({**own, "backend": "local"})).reports[0]
+    assert sum(report.genes.umis.values()) == wide.sum()
+    with pytest.raises(CountsError, match="more than double precision"):
+        matrix.native(np.array([1, np.longdouble(2**53) + 1]), "here")
 
 
 @pytest.mark.parametrize("kind", KINDS)

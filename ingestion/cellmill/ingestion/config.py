@@ -168,7 +168,7 @@ class IngestConfig(Config):
         Cells in a shard.
     task_memory_mb
         Memory in MB that a task may use for cells, copies included; larger files are read in more chunks. The process
-        itself, with its libraries, takes about 400 MB beside it.
+        itself, with its libraries, takes about 550 MB beside it, of which processes of a machine share 200.
     backend
         ``ray`` runs chunks as Ray Data tasks, ``local`` runs them in this process.
     cluster

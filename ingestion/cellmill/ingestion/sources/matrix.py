@@ -16,7 +16,7 @@ from scipy import sparse
 
 from cellmill.atlas.jit import compiled
 from cellmill.counts import refuse_inexact
-from cellmill.errors import SourceError
+from cellmill.errors import CountsError, SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
 from cellmill.ingestion.sources.holding import hold
 from cellmill.ingestion.sources.prepared import prepared
@@ -270,13 +270,23 @@ def _text(error: BaseException) -> str:
 
 
 def native(values: npt.NDArray[Any], where: str = "") -> npt.NDArray[Any]:
-    """Return values in this machine's byte order, half precision as single.
+    """Return values in this machine's byte order, half precision as single, and more than double as double.
 
     Raises
     ------
     CountsError
-        They are of half precision and above 2,048, where it does not hold every integer.
+        They are of half precision and above 2,048, where it does not hold every integer; or double precision does not
+        hold one.
     """
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        narrow = values.astype(np.float64)
+        if not np.array_equal(narrow, values, equal_nan=True):
+            raise CountsError(
+                f"Values of {values.dtype} need more than double precision.",
+                where=where,
+                fix="Raw counts are integers: store them as such.",
+            )
+        return narrow
     if values.dtype != np.float16:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.size:

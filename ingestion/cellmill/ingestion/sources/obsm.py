@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import sparse
 
 from cellmill.errors import SourceError
+from cellmill.ingestion.sources.matrix import native
 from cellmill.ingestion.sources.starts import EvenStarts, Starts
 from cellmill.ingestion.sources.table import Table
 
@@ -52,7 +53,7 @@ class TableMatrix:
         """
         columns = [self._numbers(name, start, stop) for name in self._table.columns]
         block = np.column_stack(columns) if columns else np.zeros((stop - start, 0), np.uint8)
-        return sparse.csr_matrix(block)
+        return sparse.csr_matrix(native(block, self._where))
 
     def _numbers(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         values = np.asarray(self._table.column(name, start, stop))
