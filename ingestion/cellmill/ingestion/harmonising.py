@@ -27,7 +27,7 @@ class Harmoniser:
     ----------
     mapping
         Columns to features.
-    kinds : uint8 [n_features]
+    kinds : int32 [n_features]
         What cells are judged by, see `feature_kinds`.
     keys : uint64 [n_features, 2]
         Of the features in content hashes.
@@ -49,7 +49,7 @@ class Harmoniser:
     def __init__(
         self,
         mapping: ColumnMapping,
-        kinds: npt.NDArray[np.uint8],
+        kinds: npt.NDArray[np.int32],
         keys: npt.NDArray[np.uint64],
         n_cells: int,
         n_values: int,
@@ -145,7 +145,7 @@ def _harmonise(
     target: npt.NDArray[np.int32],
     binary: npt.NDArray[np.bool_],
     any_binary: bool,
-    kinds: npt.NDArray[np.uint8],
+    kinds: npt.NDArray[np.int32],
     high: npt.NDArray[np.uint64],
     low: npt.NDArray[np.uint64],
     umis: npt.NDArray[np.float64],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -116,7 +117,13 @@ def _column(values: pd.Series, *, as_text: bool) -> pa.Array:
     if numeric and not as_text and not isinstance(values.dtype, pd.CategoricalDtype):
         return pa.array(values.to_numpy(), from_pandas=True)
     missing = values.isna().to_numpy()
-    text = values.astype(object).map(_whole if as_text else str).to_numpy()
+    write = _whole if as_text else str
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        # A category is written once, however many cells are of it; the code of what is missing is -1, the last.
+        names = [*map(write, values.cat.categories.astype(object)), None]
+        text = np.array(names, object)[values.cat.codes.to_numpy()]
+    else:
+        text = values.astype(object).map(write).to_numpy()
     return pa.array(text, mask=missing, type=pa.string()).dictionary_encode()
 
 

@@ -117,7 +117,7 @@ class SourcePlan:
         return feature_keys([feature.id for feature in self.mapping.features])
 
     @cached_property
-    def feature_kinds(self) -> npt.NDArray[np.uint8]:
+    def feature_kinds(self) -> npt.NDArray[np.int32]:
         """What cells are judged by, feature by feature."""
         return feature_kinds(self.mapping.features)
 

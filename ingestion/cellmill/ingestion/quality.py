@@ -38,14 +38,14 @@ class Measures:
     mito_share: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, sums: I64, kinds: npt.NDArray[np.uint8]) -> Measures:
+    def of(cls, sums: I64, kinds: npt.NDArray[np.int32]) -> Measures:
         """Return the measures of cells.
 
         Parameters
         ----------
         sums : int64 [5, n]
             Expressed features, their counts, expressed genes, their counts, counts of mitochondrial genes.
-        kinds : uint8 [n_features]
+        kinds : int32 [n_features]
             See `feature_kinds`.
         """
         n_features, every, n_genes, n_counts, mito = sums
@@ -57,8 +57,8 @@ class Measures:
         return cls(n_genes, n_counts, n_features, share)
 
 
-def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
-    """Return of each feature whether it is a gene, and a mitochondrial one: uint8 [n_features]."""
+def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.int32]:
+    """Return of each feature whether it is a gene, and a mitochondrial one: int32 [n_features]."""
     kinds = [
         OTHER
         if feature.modality != "rna"
@@ -67,10 +67,11 @@ def feature_kinds(features: Sequence[Feature]) -> npt.NDArray[np.uint8]:
         else RNA
         for feature in features
     ]
-    return np.array(kinds, np.uint8)
+    # As wide as what is fetched from several places at once.
+    return np.array(kinds, np.int32)
 
 
-def measures_mitochondria(kinds: npt.NDArray[np.uint8]) -> bool:
+def measures_mitochondria(kinds: npt.NDArray[np.int32]) -> bool:
     """Return whether there are mitochondrial genes among the features."""
     return bool((kinds == MITOCHONDRIAL).any())
 
