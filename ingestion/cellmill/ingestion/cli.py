@@ -38,6 +38,7 @@ def ingest(
                 "counts": plan.place,
                 "cells": plan.cells_in,
                 "left_out": plan.left_out,
+                "unread": plan.unread,
                 "features": len(plan.mapping.names),
                 "known": len(plan.mapping.features),
                 "chunks": len(plan.chunks),
@@ -61,10 +62,13 @@ def ingest(
 
 
 def _show_plan(lines: list[dict[str, Any]]) -> None:
-    console.print(_table([{name: value for name, value in line.items() if name != "left_out"} for line in lines]))
+    aside = ("left_out", "unread")
+    console.print(_table([{name: value for name, value in line.items() if name not in aside} for line in lines]))
     for line in lines:
         for reason, n in line["left_out"].items():
             console.print(f"{line['dataset']}: {n:,} cells will be left out, {reason}", soft_wrap=True)
+        for place in line["unread"]:
+            console.print(f"{line['dataset']}: not read: {place} (name it with `join`)", soft_wrap=True)
 
 
 def _lines(report: DatasetReport) -> list[dict[str, object]]:

@@ -23,6 +23,8 @@ class DatasetReport(Config):
         The same of further modalities.
     unpaired
         Cells that are only in one of several matrices, or are kept though it lacks them, by which.
+    unread
+        Places of further counts that nobody asked for, and that are not in the atlas.
     cells_in, cells_out
         Cells in the source, and in the snapshot.
     dropped
@@ -48,6 +50,7 @@ class DatasetReport(Config):
     genes: GeneReport
     others: tuple[GeneReport, ...] = ()
     unpaired: dict[str, int] = Field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     cells_in: int
     cells_out: int
     dropped: dict[str, int]

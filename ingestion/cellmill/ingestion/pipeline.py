@@ -168,10 +168,11 @@ def _read(
 ) -> list[Tally]:
     """Read all chunks of all sources, and refuse a source that loses too much before anything is written."""
     for plan in plans:
+        unread = f"; not read: {', '.join(plan.unread)}" if plan.unread else ""
         left_out = "".join(f" ({n:,} {reason})" for reason, n in plan.left_out.items())
         console.print(
             f"{plan.dataset}: {plan.organism}, {plan.cells_in:,} cells{left_out}, {len(plan.mapping.names):,} "
-            f"features, counts in {plan.place}",
+            f"features, counts in {plan.place}{unread}",
             soft_wrap=True,
         )
     read = ReadChunk(atlas.storage, plans, memory, config.quality)

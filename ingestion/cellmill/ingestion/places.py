@@ -54,9 +54,7 @@ def find_counts(source: Source, wanted: str, megabytes: float) -> str:
         reasons.append((place, reason))
     if empty and not reasons:
         return empty[0]
-    left = [place for place in every if place not in places and _fits(source, place, megabytes)]
-    left = [place for place in left if int(source.starts(place)[-1])]
-    others = [place for place in left if _refusal(source, place, megabytes) is None]
+    others = [place for place in every if place not in places and holds_counts(source, place, megabytes)]
     hint = f" Integers are in {', '.join(others)}: set `counts` to it if these are the counts." if others else ""
     if not reasons:
         raise CountsError("No place says that it holds raw counts.", where=source.url, fix=hint.strip())
@@ -65,6 +63,21 @@ def find_counts(source: Source, wanted: str, megabytes: float) -> str:
         raise CountsError(error.what, where=error.where, fix=error.fix + hint)
     what = "No matrix of the file holds raw counts. " + " ".join(f"{place}: {error.what}" for place, error in reasons)
     raise CountsError(what, where=source.url, fix=reasons[0][1].fix + hint)
+
+
+def holds_counts(source: Source, place: str, megabytes: float) -> bool:
+    """Return whether the matrix at a place has values, and those that are looked at are counts.
+
+    One that cannot be looked at within the memory of a task is taken to hold none.
+
+    Raises
+    ------
+    SourceError
+        It cannot be read.
+    """
+    if not _fits(source, place, megabytes) or not int(source.starts(place)[-1]):
+        return False
+    return _refusal(source, place, megabytes) is None
 
 
 def _says_counts(place: str) -> bool:

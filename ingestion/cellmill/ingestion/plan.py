@@ -27,6 +27,7 @@ from cellmill.ingestion.quality import feature_kinds
 from cellmill.ingestion.sources import Source
 from cellmill.ingestion.sources.base import ObsBlocks
 from cellmill.ingestion.sources.joined import JoinedSource
+from cellmill.ingestion.unread import unread_counts
 from cellmill.ingestion.withdrawn_columns import lacking
 
 RECIPE = 1
@@ -62,6 +63,8 @@ class SourcePlan:
         Columns to features.
     left_out, unpaired
         Cells that are left out, and others, of which one of several matrices knows nothing; see `JoinedSource`.
+    unread
+        Places of further counts that nobody asked for.
     columns
         Columns of obs that are kept: names in the atlas, and in the source.
     unkept
@@ -89,6 +92,7 @@ class SourcePlan:
     mapping: ColumnMapping
     left_out: dict[str, int]
     unpaired: dict[str, int]
+    unread: tuple[str, ...]
     columns: dict[str, str]
     unkept: frozenset[str]
     n_cells: int
@@ -209,6 +213,7 @@ def plan_source(
         mapping=mapping,
         left_out=source.left_out if isinstance(source, JoinedSource) else {},
         unpaired=source.unpaired if isinstance(source, JoinedSource) else {},
+        unread=unread_counts(source, place, memory),
         columns=kept | further,
         unkept=frozenset(others.keys() - further.keys()),
         n_cells=n_cells,

@@ -89,6 +89,7 @@ def _section(name: str, report: DatasetReport) -> Section:
     )
     text = [line for part in report.parts for line in _remarks(part)]
     text += [f"{n:,} cells are {which}." for which, n in report.unpaired.items()]
+    text += [f"There are counts in {place}, too, that nobody asked for: not read." for place in report.unread]
     text += [f"Mind that {line}" for line in report.untold_lines]
     text.append(f"{report.hash_bytes_read:,} bytes of the index of content hashes were read to find duplicates.")
     tables = (provenance, *(_fates(part) for part in report.parts), cells)

@@ -54,6 +54,7 @@ class Tally:
             genes=genes,
             others=tuple(others),
             unpaired=plan.unpaired,
+            unread=plan.unread,
             cells_in=self._cells_in,
             cells_out=int(self.shard_cells.sum()),
             dropped=dict(self._dropped),

@@ -76,6 +76,11 @@ class AnnDataGroupSource:
         return [*named, *own, *(place for place in layers if place not in named)]
 
     @translated(reading_hdf5)
+    def tables(self) -> list[str]:
+        """Return the places of ``obsm``."""
+        return [f"{PREFIX}{name}" for name in self._tree.names("obsm")] if "obsm" in self._tree else []
+
+    @translated(reading_hdf5)
     def starts(self, place: str) -> Starts:
         """Return where the values of each cell begin among all that are stored at `place`."""
         return self._matrix(place).starts

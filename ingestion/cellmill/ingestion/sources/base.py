@@ -103,3 +103,12 @@ class ObsBlocks(Protocol):
     def obs_blocks(self, columns: Sequence[str]) -> dict[str, int]:
         """Return the bytes of such pieces of the index and of columns, by what they are."""
         ...
+
+
+@runtime_checkable
+class Tables(Protocol):
+    """A source that may have further tables of its cells, which are read when they are named."""
+
+    def tables(self) -> list[str]:
+        """Return their places, such as ``obsm/protein_counts``."""
+        ...

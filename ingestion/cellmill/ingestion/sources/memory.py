@@ -68,6 +68,10 @@ class AnnDataSource:
         own = ["X"] if self._adata.X is not None else []
         return [*first, *raw, *own, *(place for place in layers if place not in first)]
 
+    def tables(self) -> list[str]:
+        """Return the places of ``obsm``."""
+        return [f"{PREFIX}{name}" for name in self._adata.obsm]
+
     def starts(self, place: str) -> npt.NDArray[np.int64]:
         """Return where the values of each cell begin among all that are stored at `place`."""
         matrix = self._matrix(place)
@@ -120,7 +124,12 @@ class AnnDataSource:
             return self._adata.raw.X
         if place.startswith(PREFIX):
             table = self._table(place)
-            return table.to_numpy() if isinstance(table, pd.DataFrame) else table
+            matrix = table.to_numpy() if isinstance(table, pd.DataFrame) else table
+            if matrix.ndim != 2 or getattr(getattr(matrix, "dtype", None), "kind", "") not in tuple("biuf"):
+                raise SourceError(
+                    f"{place} is no table of numbers.", where=self.url, fix="Name another, or make it one."
+                )
+            return matrix
         name = place.removeprefix("layers/")
         if name not in self._adata.layers:
             raise SourceError(

@@ -130,6 +130,8 @@ def _show_reports(snapshot: Snapshot, dataset: str, as_json: bool) -> None:
             console.print(f"  licence {report['licence']}")
             for reason, n in report["dropped"].items():
                 console.print(f"  {n:,} left out: {reason}")
+            for place in report["unread"]:
+                console.print(f"  not read: {place}")
             for number, column in report["untold"].items():
                 console.print(f"  withdrawal {number} was not asked for want of {column}; exact copies were left out")
             genes = report["genes"]
