@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from cellmill.atlas.remote_file import RemoteFile
 from cellmill.errors import IntegrityError, SourceError
 from cellmill.storage import Storage
 
+T = TypeVar("T")
 Rows = npt.NDArray[np.int64]
 
 FIXED = pa.schema(
@@ -76,22 +77,9 @@ class CellsFile:
     """
 
     def __init__(self, storage: Storage, entry: ShardEntry) -> None:
-        self._entry = entry
+        self._storage, self._entry = storage, entry
         self._where = storage.join(entry.cells_path)
-        try:
-            if storage.is_local:
-                source: Any = pa.memory_map(str(storage.local_path(entry.cells_path)))
-            else:
-                # Only the footer and the columns that are asked for are fetched.
-                source = RemoteFile(storage, entry.cells_path)
-            self._file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=not storage.is_local)
-        except (pa.ArrowException, SourceError, OSError) as error:
-            raise self._damaged(error) from error
-        if self._file.metadata.num_rows != entry.n_rows:
-            raise IntegrityError(
-                f"The cells' metadata has {self._file.metadata.num_rows:,} rows, the shard {entry.n_rows:,}.",
-                where=self._where,
-            )
+        self._file = self._twice(self._open)
         self.schema: pa.Schema = self._file.schema_arrow
 
     def read(self, columns: Sequence[str], rows: Rows | None = None) -> pa.Table:
@@ -107,13 +95,17 @@ class CellsFile:
         told = () if self._entry.parts else CATALOG
         n_rows = self._entry.n_rows if rows is None else rows.size
         present = [name for name in columns if name in self.schema.names and name not in told]
-        try:
+
+        def read() -> pa.Table:
             if rows is None:
-                table = self._file.read(columns=present, use_threads=False)
-            else:
-                table = self._some(present, rows)
-        except (pa.ArrowException, SourceError, OSError) as error:
-            raise self._damaged(error) from error
+                return self._file.read(columns=present, use_threads=False)
+            return self._some(present, rows)
+
+        def read_anew() -> pa.Table:
+            self._file = self._open()
+            return read()
+
+        table = self._twice(read, read_anew)
         for name in columns:
             if name not in present:
                 value = (getattr(self._entry, name) or None) if name in CATALOG else None
@@ -132,9 +124,36 @@ class CellsFile:
         place = begin[np.searchsorted(needed, group)] + rows - (ends - sizes)[group]
         return table.take(pa.array(place))
 
-    def _damaged(self, error: Exception) -> IntegrityError:
-        what = error.what if isinstance(error, SourceError) else f"{error}."
-        return IntegrityError(f"The cells' metadata cannot be read: {what}", where=self._where)
+    def _open(self) -> pq.ParquetFile:
+        storage, path = self._storage, self._entry.cells_path
+        if storage.is_local:
+            source: Any = pa.memory_map(str(storage.local_path(path)))
+        else:
+            # Only the footer and the columns that are asked for are fetched.
+            source = RemoteFile(storage, path)
+        file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=not storage.is_local)
+        if file.metadata.num_rows != self._entry.n_rows:
+            raise IntegrityError(
+                f"The cells' metadata has {file.metadata.num_rows:,} rows, the shard {self._entry.n_rows:,}.",
+                where=self._where,
+            )
+        return file
+
+    def _twice(self, read: Callable[[], T], again: Callable[[], T] | None = None) -> T:
+        """Return what is read; of a remote file, what does not come whole is asked for once more."""
+        try:
+            return self._translated(read)
+        except IntegrityError:
+            if self._storage.is_local:
+                raise
+        return self._translated(again or read)
+
+    def _translated(self, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except (pa.ArrowException, SourceError, OSError) as error:
+            what = error.what if isinstance(error, SourceError) else f"{error}."
+            raise IntegrityError(f"The cells' metadata cannot be read: {what}", where=self._where) from error
 
 
 def unify(tables: Sequence[pa.Table]) -> pa.Table:
