@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
+from scipy import sparse
 
+from cellmill.genes import GeneConfig
 from cellmill.ingestion import IngestConfig, SourceConfig, ingest
 from cellmill.ingestion.flows import draw_flows
+from cellmill.ingestion.plots import gene_figure
 from tests.ingestion.cells import make_adata, write
 
 
@@ -48,6 +51,29 @@ def test_the_page_tells_of_genes_umis_cells_licence_and_provenance(tmp_path: Pat
     assert examples == "no-such-gene<b>"
     assert "gene<b>" not in page
     assert page.count("data:image/png") == 2
+
+
+def test_shares_of_counts_are_those_within_a_modality(tmp_path: Path) -> None:
+    adata = make_adata(30, 12)
+    counts = adata.X.toarray()
+    counts[:, -2:] *= 1000
+    adata.X = sparse.csr_matrix(counts)
+    adata.var_names = [*adata.var_names[:9], "no-such-gene", "CD3", "CD4_TotalSeqB"]
+    adata.var["feature_types"] = ["Gene Expression"] * 10 + ["Antibody Capture"] * 2
+    sources = [
+        SourceConfig(path=str(write(one, tmp_path / f"{name}.h5ad")), organism="human")
+        for name, one in (("both", adata), ("genes", make_adata(20, seed=1)))
+    ]
+    limits = GeneConfig(max_umis_lost=0.5)
+    settings = IngestConfig(atlas=str(tmp_path / "atlas"), backend="local", sources=tuple(sources), genes=limits)
+    reports = ingest(settings).reports
+    told = {axes.get_title(loc="left"): [text.get_text() for text in axes.texts] for axes in gene_figure(reports).axes}
+    assert list(told) == ["features (rna)", "UMIs (rna)", "features (protein)", "UMIs (protein)"]
+    assert told["UMIs (rna)"][:2] == ["both", "genes"]
+    assert told["UMIs (protein)"][0] == "both"
+    lost = counts[:, 9].sum() / (counts[:, :10].sum() + make_adata(20, seed=1).X.sum())
+    assert told["UMIs (rna)"][-1].startswith("unknown")
+    assert told["UMIs (rna)"][-1].endswith(f"({lost:.1%})")
 
 
 def test_ribbons_are_as_wide_as_what_flows() -> None:

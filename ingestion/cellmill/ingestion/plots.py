@@ -6,24 +6,33 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from cellmill.genes import GeneReport
 from cellmill.genes.status import Status
-from cellmill.ingestion.dataset_report import DatasetReport, labels, parts
+from cellmill.ingestion.dataset_report import DatasetReport, labels
 from cellmill.ingestion.flows import draw_flows
 
 
 def gene_figure(reports: Sequence[DatasetReport]) -> Figure:
-    """Return where each data set's genes and UMIs went, by what their names were recognised as."""
-    figure = Figure(figsize=(16, _height(reports)))
-    genes, umis = figure.subplots(1, 2)
-    by_name = parts(list(reports))
-    draw_flows(genes, {name: _named(part.genes) for name, part in by_name.items()}, "features")
-    draw_flows(umis, {name: _named(part.umis) for name, part in by_name.items()}, "UMIs")
+    """Return where each data set's features and counts went, by what their names were recognised as.
+
+    Each modality has a row of its own: a protein has a hundred times a gene's counts, and would hide those.
+    """
+    by_modality: dict[str, dict[str, GeneReport]] = {}
+    for name, report in zip(labels(list(reports)), reports, strict=True):
+        for part in report.parts:
+            by_modality.setdefault(part.modality, {})[name] = part
+    heights = [_height(len(of)) for of in by_modality.values()]
+    figure = Figure(figsize=(16, sum(heights)))
+    axes = figure.subplots(len(by_modality), 2, squeeze=False, height_ratios=heights)
+    for (modality, of), (features, counts) in zip(by_modality.items(), axes, strict=True):
+        draw_flows(features, {name: _named(part.genes) for name, part in of.items()}, f"features ({modality})")
+        draw_flows(counts, {name: _named(part.umis) for name, part in of.items()}, f"UMIs ({modality})")
     return figure
 
 
 def cell_figure(reports: Sequence[DatasetReport]) -> Figure:
     """Return how many cells of each data set were kept, and why others were not."""
-    figure = Figure(figsize=(8, _height(reports)))
+    figure = Figure(figsize=(8, _height(len(reports))))
     flows = {
         name: {"kept": float(report.cells_out), **{reason: float(n) for reason, n in report.dropped.items()}}
         for name, report in zip(labels(list(reports)), reports, strict=True)
@@ -32,8 +41,9 @@ def cell_figure(reports: Sequence[DatasetReport]) -> Figure:
     return figure
 
 
-def _height(reports: Sequence[DatasetReport]) -> float:
-    return 3.0 + 0.25 * min(len(reports), 12)
+def _height(n: int) -> float:
+    """Return inches for so many data sets."""
+    return 3.0 + 0.25 * min(n, 12)
 
 
 def _named(values: Mapping[Status, int] | Mapping[Status, float]) -> dict[str, float]:
