@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import h5py
+import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
@@ -15,6 +16,7 @@ from cellmill.errors import SourceError
 from cellmill.ingestion.config import SourceConfig
 from cellmill.ingestion.sources.base import NAMED_COUNTS
 from cellmill.ingestion.sources.bombs import refuse_bombs
+from cellmill.ingestion.sources.dense_rows import by_rows, is_tall, sparse_of
 from cellmill.ingestion.sources.hdf5 import hdf5_names, open_hdf5
 from cellmill.ingestion.sources.hdf5_texts import read_array, to_texts
 from cellmill.ingestion.sources.matrix import block_bytes, native
@@ -22,6 +24,7 @@ from cellmill.ingestion.sources.modalities import with_modality
 from cellmill.ingestion.sources.names import names_in
 from cellmill.ingestion.sources.place import Place
 from cellmill.ingestion.sources.starts import EvenStarts, Starts
+from cellmill.ingestion.sources.stored_rows import StoredRows
 from cellmill.ingestion.sources.translating import reading_hdf5, translated
 
 BARCODES = ("CellID", "obs_names", "cell_id", "barcode", "barcodes", "Barcode", "cell_names", "index")
@@ -53,6 +56,7 @@ class LoomSource:
     def __init__(self, place: Place, name: str) -> None:
         self.name, self.url, self.stamp = name, place.url, place.stamp
         self._place = place
+        self._copies: dict[str, StoredRows] = {}
         self._file = open_hdf5(place)
         try:
             self._shape = self._matrix("X").shape
@@ -70,6 +74,8 @@ class LoomSource:
 
     def close(self) -> None:
         """Close the file."""
+        for copy in self._copies.values():
+            copy.close()
         self._file.close()
 
     @property
@@ -86,8 +92,9 @@ class LoomSource:
 
     @translated(reading_hdf5)
     def starts(self, place: str) -> Starts:
-        """Return where the values of each cell begin: every value is stored, for loom is dense."""
-        self._matrix(place)
+        """Return where the values of each cell begin: loom is dense, and zeros count unless chunks are wide."""
+        if is_tall(self._matrix(place), 1):
+            return self._by_rows(place).starts
         return EvenStarts([self.n_cells], [int(self._shape[0])])
 
     @translated(reading_hdf5)
@@ -119,13 +126,22 @@ class LoomSource:
     @translated(reading_hdf5)
     def rows(self, place: str, start: int, stop: int) -> sparse.csr_matrix:
         """Read cells ``[start, stop)``."""
-        matrix = self._matrix(place)
+        if is_tall(self._matrix(place), 1):
+            return self._by_rows(place).rows(start, stop)
+        return sparse_of(self._block(place, (slice(None), slice(start, stop))).T)
+
+    def _block(self, place: str, part: Any) -> npt.NDArray[Any]:
         try:
-            return sparse.csr_matrix(native(matrix[:, start:stop]).T)
+            return native(self._matrix(place)[part], f"{self.url}: {place}")
         except (OSError, RuntimeError) as error:
-            raise SourceError(
-                f"Cells {start} to {stop - 1} cannot be read: {error}.", where=f"{self.url}: {place}", fix=_FIX
-            ) from error
+            raise SourceError(f"The matrix cannot be read: {error}.", where=f"{self.url}: {place}", fix=_FIX) from error
+
+    def _by_rows(self, place: str) -> StoredRows:
+        if place not in self._copies:
+            identity = f"{self.url} {self.stamp} {place}"
+            read = partial(self._block, place)
+            self._copies[place] = by_rows(self._matrix(place), 1, read, identity, f"{self.url}: {place}")
+        return self._copies[place]
 
     @translated(reading_hdf5)
     def blocks(self, place: str) -> dict[str, int]:

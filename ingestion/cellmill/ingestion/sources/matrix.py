@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from obstore.exceptions import BaseError
 from scipy import sparse
 
-from cellmill.atlas.jit import compiled
 from cellmill.counts import refuse_inexact
 from cellmill.errors import CountsError, SourceError
 from cellmill.ingestion.sources.bombs import refuse_bombs, refuse_gaps
+from cellmill.ingestion.sources.dense_rows import by_rows, is_tall, sparse_of
 from cellmill.ingestion.sources.holding import hold
 from cellmill.ingestion.sources.prepared import prepared
 from cellmill.ingestion.sources.starts import EvenStarts, Starts
@@ -119,7 +120,7 @@ class H5Matrix:
         """Where the values of each row begin among all that are stored: int64 [rows + 1]."""
         if self.layout == "csr":
             return self._indptr
-        if self.layout == "dense":
+        if self.layout == "dense" and not self._is_tall:
             return EvenStarts([self.shape[0]], [self.shape[1]])
         if self._identity:
             return self._by_rows().starts
@@ -138,10 +139,11 @@ class H5Matrix:
             The bytes cannot be read or decoded, or name columns that are not there.
         """
         try:
-            if self.layout == "dense":
-                return _sparse(native(self._item[start:stop], self._where))
-            if self.layout == "csc" and self._identity and (self._transposed or stop - start > _LOOK_CELLS):
+            copied = self._is_tall or (self.layout == "csc" and self._identity)
+            if copied and (self._transposed or stop - start > _LOOK_CELLS):
                 return self._by_rows().rows(start, stop)
+            if self.layout == "dense":
+                return sparse_of(native(self._item[start:stop], self._where))
             found = self._csr(start, stop) if self.layout == "csr" else self._csc(start, stop)
         except UNREADABLE as error:
             raise SourceError(
@@ -187,14 +189,17 @@ class H5Matrix:
         n = int(self._item["data"].shape[0])
         for first in range(0, n, _ENTRIES_AT_ONCE):
             last = min(first + _ENTRIES_AT_ONCE, n)
-            row = self._indices.read(first, last)
+            with self._reading():
+                row, value = self._indices.read(first, last), self._data.read(first, last)
             if int(row.min()) < 0 or int(row.max()) >= self.shape[0]:
                 raise SourceError("The sparse matrix names rows that are not there.", where=self._where, fix=_FIX)
             column = np.searchsorted(self._indptr, np.arange(first, last), side="right") - 1
-            yield row.astype(np.int32), column.astype(np.int32), native(self._data.read(first, last), self._where)
+            yield row.astype(np.int32), column.astype(np.int32), native(value, self._where)
 
     def _by_rows(self) -> StoredRows:
-        """Return a copy of a matrix by columns that is by rows, on this machine's disk."""
+        """Return a copy by rows, on this machine's disk, of a matrix that is by columns or by tall chunks."""
+        if self._transposed is None and self._is_tall:
+            self._transposed = by_rows(self._item, 0, self._block, self._identity, self._where)
         if self._transposed is None:
             dtype = native(np.empty(0, self._data.dtype)).dtype
 
@@ -203,6 +208,21 @@ class H5Matrix:
 
             self._transposed = StoredRows(prepared(f"by rows: {self._identity}", make))
         return self._transposed
+
+    def _block(self, part: Any) -> npt.NDArray[Any]:
+        with self._reading():
+            return native(self._item[part], self._where)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except UNREADABLE as error:
+            raise SourceError(f"The matrix cannot be read: {_text(error)}.", where=self._where, fix=_FIX) from error
+
+    @cached_property
+    def _is_tall(self) -> bool:
+        return self.layout == "dense" and bool(self._identity) and is_tall(self._item, 0)
 
     def _describe(self) -> tuple[Layout, tuple[int, int]]:
         if hasattr(self._item, "shape"):
@@ -229,29 +249,6 @@ class H5Matrix:
             raise SourceError("The sparse matrix is inconsistent.", where=self._where, fix=_FIX)
         if part.dtype.kind not in kinds:
             raise SourceError(f"The matrix holds {part.dtype}, not numbers.", where=self._where, fix=_FIX)
-
-
-def _sparse(dense: npt.NDArray[Any]) -> sparse.csr_matrix:
-    """Return a dense block as CSR, without the copies that a conversion by coordinates makes."""
-    values = np.ascontiguousarray(dense)
-    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(values, axis=1))]).astype(np.int32)
-    matrix = sparse.csr_matrix(values.shape, dtype=values.dtype)
-    matrix.indptr, matrix.indices = indptr, np.empty(int(indptr[-1]), np.int32)
-    matrix.data = np.empty(int(indptr[-1]), values.dtype)
-    _gather_nonzero(values, matrix.indices, matrix.data)
-    return matrix
-
-
-@compiled
-def _gather_nonzero(dense: npt.NDArray[Any], indices: npt.NDArray[np.int32], data: npt.NDArray[Any]) -> None:
-    position = 0
-    for row in range(dense.shape[0]):
-        for column in range(dense.shape[1]):
-            value = dense[row, column]
-            if value != 0:
-                indices[position] = column
-                data[position] = value
-                position += 1
 
 
 def block_bytes(array: Any) -> int:
