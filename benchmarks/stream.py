@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.ingest import touch_memory
 from benchmarks.ingest_inputs import write_h5ad
-from benchmarks.raw_counts import RawCounts
 from benchmarks.report import machine, save, show_goals, versions
 from benchmarks.stream_goals import goals, where_time_goes
 from benchmarks.stream_rows import tokeniser
@@ -40,6 +39,7 @@ from cellmill.stream import Stream, StreamConfig, micro_batch_count, split_cells
 from cellmill.stream.bench import bench
 from cellmill.stream.demand import GpuConfig
 from cellmill.stream.mixing import mixing
+from cellmill.tokens import RawCounts
 
 FEATURES = 330_000
 _LONGEST, _CAPACITY = 1201, 16 * 1201

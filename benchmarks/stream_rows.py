@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from benchmarks.raw_counts import RawCounts
 from benchmarks.turns import Row, take_turns
 
 from cellmill.atlas import Atlas
 from cellmill.cluster import ClusterConfig, connect
 from cellmill.stream import Stream, StreamConfig
-from cellmill.tokens import TokenConfig, Tokeniser
+from cellmill.tokens import RawCounts, TokenConfig, Tokeniser
 
 _COPIED_AT_ONCE = 1 << 24
 

@@ -16,6 +16,8 @@ _SMALL = 1 << 16
 _HUGE = 1 << 22
 """Bytes from which on large pages are worth asking for."""
 
+_LARGE_PAGE = 1 << 21
+
 _LARGER = 8
 """How many times as large as what is wanted memory may be."""
 
@@ -67,10 +69,14 @@ class Memory:
 def _new(nbytes: int) -> Bytes:
     """Return new pages, which go back to the system when they are given up."""
     # The allocator of the process keeps large pieces that were freed, in holes that fit nothing.
-    pages = mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(pages, np.uint8)
+    if nbytes < _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.frombuffer(mmap.mmap(-1, nbytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    # Only whole large pages become such. What is mapped beside them is never touched.
+    pages = mmap.mmap(-1, nbytes + 2 * _LARGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(pages, np.uint8)
+    first = -memory.ctypes.data % _LARGE_PAGE
+    return memory[first : first + nbytes]
 
 
 class _Lent:

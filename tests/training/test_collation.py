@@ -26,7 +26,7 @@ def batches(n: int) -> list[PackedBatch]:
     packed = Tokeniser(TokenConfig(max_genes=20, prompt_ratios=(0.5,))).tokenise(
         random_block(6 * n, 40), seed=0, epoch=0
     )
-    return [PackedBatch.concatenate([packed], [(6 * i, 6 * i + 6)]) for i in range(n)]
+    return [packed.part(6 * i, 6 * i + 6) for i in range(n)]
 
 
 def test_one_copy_a_step_and_the_order_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from cellmill.atlas.chunks import blosc
+from cellmill.atlas.decoding import blosc
 from cellmill.atlas.layout import BLOSC, CHUNK, entries_per_file
 from cellmill.digest import digest_of
 from cellmill.storage import Storage

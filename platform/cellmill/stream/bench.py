@@ -192,7 +192,7 @@ def _whole(stream: Stream, cells: int) -> tuple[_Spent, float, _Seen]:
     the first, which begin and end with nothing made; of a large one at least some groups, after as many cells have come
     as lie in the windows at the beginning.
     """
-    least = max(cells, _GROUPS * stream.config.group_cells)
+    least = max(cells, _GROUPS * stream.group_cells)
     small = stream.n_cells <= least
     ahead = stream.n_cells if small else stream.lanes * stream.config.window
     seen, before = _Seen(), 0

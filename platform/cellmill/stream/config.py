@@ -33,7 +33,9 @@ class StreamConfig(Config):
         Which cells an epoch draws: every cell once by default; ``kind: balanced``, ``weighted`` or ``sets``, see
         `cellmill.stream.sampling`.
     group_cells
-        Cells that one data task makes, about.
+        Cells that one data task makes, at most, about.
+    group_mb
+        Memory of their counts, at most, about, in MB: where cells have many genes, a task makes fewer.
     backend
         ``local``: threads of the training process; ``ray``: Ray Data tasks anywhere in the cluster.
     data_cpus
@@ -63,6 +65,7 @@ class StreamConfig(Config):
     run: int = Field(default=512, ge=1)
     sampling: Sampling | None = None
     group_cells: int = Field(default=16_384, ge=1)
+    group_mb: int = Field(default=80, ge=1)
     backend: Literal["local", "ray"] = "local"
     data_cpus: float = Field(default=1.0, gt=0)
     prefetch: int = Field(default=2, ge=1)

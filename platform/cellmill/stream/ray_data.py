@@ -201,7 +201,7 @@ def _died(groups: list[GroupWork], tokeniser: Any, cpus: float, retries: int, er
     """Find the group whose task dies: those that could have been under way are made one by one."""
     again = ray.remote(num_cpus=cpus, max_retries=0)(_only_make)
     what = f"A data task died {retries + 1} times in a row ({type(error).__name__})."
-    fix = "See the logs of the node; too little memory for stream.group_cells is the usual cause."
+    fix = "See the logs of the node; too little memory for stream.group_mb is the usual cause."
     for group in groups[: 2 * max(1, int(ray.cluster_resources().get("CPU", 1.0) / cpus))]:
         try:
             ray.get(again.remote(group, tokeniser))

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cellmill.atlas import ShardEntry, open_shard
-from cellmill.atlas.chunks import Emit
-from cellmill.atlas.jit import compiled
+from cellmill.atlas.chunks import ChunkedArray, Emit, Rows
+from cellmill.atlas.decoding import NOWHERE, copy_places, place, place_tokens
 from cellmill.atlas.measured import read_measured
 from cellmill.errors import IntegrityError
 from cellmill.memory import Memory
 from cellmill.storage import Storage
-from cellmill.stream.cells import Reading, RowRuns, ranges
+from cellmill.stream.cells import Reading, ranges
 from cellmill.stream.damage import Damage, read_what_can_be
 from cellmill.stream.kept import Kept
 from cellmill.tokens import CellBlock
@@ -76,6 +76,131 @@ def _anew(storage: Storage) -> Iterator[Storage]:
         raise
 
 
+class OpenReading:
+    """Rows of shards that are open: how long they are is known, and they can be read to wherever they are wanted.
+
+    Parameters
+    ----------
+    reading
+        Which rows.
+    damage
+        If given, rows that are missing or damaged are noted here; those of a shard that cannot be opened have no
+        entries, and what is read of the others means nothing.
+
+    Attributes
+    ----------
+    lengths : int64 [rows]
+        Entries of each row, in the order in which they are read.
+    token_dtype
+        The smallest type that holds every token of the vocabulary.
+    count_dtype
+        The smallest type that holds every count of the shards.
+
+    Raises
+    ------
+    IntegrityError
+        A shard is missing or damaged, and `damage` is not given; the message names it.
+    """
+
+    def __init__(self, reading: Reading, damage: Damage | None = None) -> None:
+        self.reading, self._damage = reading, damage
+        self._shards: dict[int, OpenShard] = {}
+        self._rows = [ranges(runs.starts, runs.stops - runs.starts) for runs in reading.shards]
+        self._bounds = np.concatenate([[0], np.cumsum([rows.size for rows in self._rows], dtype=np.int64)])
+        self.lengths = np.zeros(self._bounds[-1], np.int64)
+        for i, runs in enumerate(reading.shards):
+            own, rows = slice(*self._bounds[i : i + 2].tolist()), self._rows[i]
+            with _noting(i, own, damage):
+                self._shards[i] = shard = _open(reading.storage, runs.entry)
+                self.lengths[own] = shard.indptr[rows + 1] - shard.indptr[rows]
+        wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
+        self.token_dtype = np.dtype(np.uint32 if wide else np.uint16)
+        kinds = [shard.arrays.counts.dtype for shard in self._shards.values()]
+        self.count_dtype: np.dtype[Any] = np.result_type(np.uint8, *kinds)
+
+    def read(self, cells: I64, token: Places, count: Places) -> None:
+        """Read the entries of cells.
+
+        Parameters
+        ----------
+        cells : int64 [n]
+            Which rows, counted in the order in which they are read, perhaps several times.
+        token, count
+            Where they are to be, each with `n` addresses.
+
+        Raises
+        ------
+        IntegrityError
+            A shard is missing or damaged, and there is no `damage`.
+        """
+        # Of a cell that is wanted several times, the last place counts here, and the others are copies of it.
+        tos = [np.full(self._bounds[-1], NOWHERE, np.int64) for _ in range(2)]
+        for to, some in zip(tos, (token, count), strict=True):
+            to[cells] = some.to
+        for i, shard in self._shards.items():
+            own = slice(*self._bounds[i : i + 2].tolist())
+            runs, rows = self.reading.shards[i], self._rows[i]
+            places = [some._replace(to=to[own]) for some, to in zip((token, count), tos, strict=True)]
+            with _noting(i, own, self._damage):
+                try:
+                    first, last = shard.indptr[runs.starts], shard.indptr[runs.stops]
+                    _read(shard, first, last, shard.indptr[rows], shard.indptr[rows + 1], *places)
+                except IntegrityError:
+                    _SHARDS.drop((self.reading.storage.url, runs.entry.shard_path))
+                    self._read_again(i, *places)
+        again = np.flatnonzero(tos[0][cells] != token.to)
+        for to, some in zip(tos, (token, count), strict=True) if again.size else ():
+            copy_places(to[cells[again]], some.to[again], self.lengths[cells[again]], some.like)
+
+    def _read_again(self, number: int, token: Places, count: Places) -> None:
+        """Read a shard once more, without what is kept of it; note rows that cannot be read, or raise."""
+        shard, rows, damage = self._shards[number], self._rows[number], self._damage
+        begin, end = shard.indptr[rows], shard.indptr[rows + 1]
+        with _anew(shard.storage) as past:
+            anew = OpenShard(past, self.reading.shards[number].entry)
+
+            def read(some: I64) -> None:
+                own = begin[some], end[some]
+                places = (places._replace(to=places.to[some]) for places in (token, count))
+                _read(anew, *own, *own, *places)
+
+            if damage is None:
+                read(np.arange(rows.size))
+                return
+            lost, reason = read_what_can_be(read, begin, end)
+            if reason is not None:
+                past.forget()
+                damage.lost[self._bounds[number] : self._bounds[number + 1]] = lost
+                damage.reasons[number] = reason
+
+    def measured(self, cells: I64) -> tuple[tuple[U32, ...], npt.NDArray[np.int32]]:
+        """Return the sets of tokens that were measured, and which of them each cell has: int32 [n]."""
+        sets: list[U32] = []
+        found = np.zeros(self._bounds[-1], np.int32)
+        for i, shard in self._shards.items():
+            own = found[self._bounds[i] : self._bounds[i + 1]]
+            own[:] = len(sets)
+            if shard.measured.of_row is not None:
+                own += shard.measured.of_row[self._rows[i]]
+            sets += shard.measured.sets
+        return tuple(sets), found[cells]
+
+
+class Places(NamedTuple):
+    """Where something of the entries of rows is to be.
+
+    Attributes
+    ----------
+    to : int64 [rows]
+        Address of the first entry of each row.
+    like
+        An array of the type in which entries are to be written.
+    """
+
+    to: I64
+    like: npt.NDArray[Any]
+
+
 def read_block(
     reading: Reading, cells: I64 | None = None, *, memory: Memory | None = None, damage: Damage | None = None
 ) -> CellBlock:
@@ -98,64 +223,22 @@ def read_block(
     IntegrityError
         A shard is missing or damaged, and `damage` is not given; the message names it.
     """
-    opened: dict[int, OpenShard] = {}
-    rows = [runs.n_rows for runs in reading.shards]
-    bounds = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
-    starts = np.zeros(bounds[-1] + 1, np.int64)
-    for i, runs in enumerate(reading.shards):
-        first, last = bounds[i : i + 2]
-        with _noting(i, slice(first, last), damage):
-            opened[i] = shard = _open(reading.storage, runs.entry)
-            _row_ends(shard.indptr, runs.starts, runs.stops, starts[first], starts[first + 1 : last + 1])
-        if i not in opened:
-            starts[first + 1 : last + 1] = starts[first]
-    chosen = np.arange(bounds[-1]) if cells is None else cells
-    indptr = np.concatenate([[0], np.cumsum(np.diff(starts)[chosen])])
-    place = np.full(bounds[-1], -1, np.int64)
-    # Of a cell that is wanted several times, the last place counts here, and the others are copies of it.
-    place[chosen] = indptr[:-1]
-    again = np.flatnonzero(place[chosen] != indptr[:-1])
-    # The smallest type that holds every token of the vocabulary, the same in each group.
-    wide = max(runs.entry.vocabulary_size for runs in reading.shards) > 1 << 16
-    kinds = [shard.arrays.counts.dtype for shard in opened.values()]
+    opened = OpenReading(reading, damage)
+    chosen = np.arange(opened.lengths.size) if cells is None else cells
+    indptr = np.concatenate([[0], np.cumsum(opened.lengths[chosen])])
     memory = memory or Memory()
-    token = memory.empty(int(indptr[-1]), np.uint32 if wide else np.uint16)
-    count = memory.empty(token.size, np.result_type(np.uint8, *kinds))
-    for i, shard in opened.items():
-        runs = reading.shards[i]
-        begin, end = shard.indptr[runs.starts], shard.indptr[runs.stops]
-        first, last = bounds[i : i + 2]
-        places = _Places(starts[first : last + 1] - starts[first], place[first:last])
-        with _noting(i, slice(first, last), damage):
-            try:
-                _read(shard, begin, end, places, token, count)
-            except IntegrityError:
-                _SHARDS.drop((reading.storage.url, runs.entry.shard_path))
-                _read_again(i, shard, runs, places, token, count, slice(first, last), damage)
-    for out in (token, count) if again.size else ():
-        _repeat(out, place[chosen[again]], indptr[again], indptr[again + 1])
+    token, count = (memory.empty(int(indptr[-1]), kind) for kind in (opened.token_dtype, opened.count_dtype))
+    opened.read(chosen, *(Places(array.ctypes.data + indptr[:-1] * array.itemsize, array) for array in (token, count)))
+    measured, measured_set = opened.measured(chosen)
     return CellBlock(
         token=token,
         count=count,
         indptr=indptr,
         cell_id=reading.cell_id[chosen],
         labels={name: codes[chosen] for name, codes in reading.labels.items()},
-        measured=tuple(tokens for shard in opened.values() for tokens in shard.measured.sets),
-        measured_set=_measured_sets(opened, reading)[chosen],
+        measured=measured,
+        measured_set=measured_set,
     )
-
-
-def _measured_sets(opened: dict[int, OpenShard], reading: Reading) -> npt.NDArray[np.int32]:
-    """Return the set of each row that was read, counted over the sets of all shards: int32 [n]."""
-    found = []
-    first = 0
-    for i, runs in enumerate(reading.shards):
-        of_row = opened[i].measured.of_row if i in opened else None
-        rows = ranges(runs.starts, runs.stops - runs.starts)
-        own = np.zeros(rows.size, np.int32) if of_row is None else of_row[rows]
-        found.append(own + np.int32(first))
-        first += len(opened[i].measured.sets) if i in opened else 0
-    return np.concatenate(found)
 
 
 @contextmanager
@@ -170,117 +253,23 @@ def _noting(shard: int, rows: slice, damage: Damage | None) -> Iterator[None]:
         damage.reasons[shard] = error
 
 
-class _Places(NamedTuple):
-    """Where the rows that are read of a shard go.
-
-    Attributes
-    ----------
-    starts : int64 [rows + 1]
-        Where each row begins among the entries in the order in which they are read.
-    to : int64 [rows]
-        Where it begins in the block, -1 for nowhere.
-    """
-
-    starts: I64
-    to: I64
-
-
-def _read(
-    shard: OpenShard, begin: I64, end: I64, places: _Places, token: npt.NDArray[Any], count: npt.NDArray[Any]
-) -> None:
-    def to(out: npt.NDArray[Any]) -> Emit:
-        return lambda values, place: _put(values, place.start, *places, out)
-
-    if shard.arrays.entry_tokens is not None:
-        shard.arrays.entry_tokens.read(begin, end, to(token))
-        shard.arrays.counts.read(begin, end, to(count))
+def _read(shard: OpenShard, first: I64, last: I64, begin: I64, end: I64, token: Places, count: Places) -> None:
+    """Read pieces of a shard, and write the rows that they consist of to where these go."""
+    arrays = shard.arrays
+    tokens = shard.tokens.astype(token.like.dtype)
+    if isinstance(arrays.columns, ChunkedArray) and isinstance(arrays.counts, ChunkedArray):
+        arrays.columns.place(first, last, Rows(begin, end, *token), tokens)
+        arrays.counts.place(first, last, Rows(begin, end, *count), tokens[:0])
         return
-    tokens = shard.tokens.astype(token.dtype)
+    # Others tell the place of entries among all that are read.
+    end = np.cumsum(end - begin)
+    begin = np.concatenate([[0], end[:-1]])
 
-    def look_up(columns: npt.NDArray[Any], place: slice) -> None:
-        _put_tokens(tokens, columns, place.start, *places, token)
+    def to(places: Places) -> Emit:
+        return lambda entries, at: place(entries, at.start, begin, end, *places)
 
-    shard.arrays.read(begin, end, look_up, to(count))
-
-
-def _read_again(
-    number: int,
-    shard: OpenShard,
-    runs: RowRuns,
-    places: _Places,
-    token: npt.NDArray[Any],
-    count: npt.NDArray[Any],
-    own: slice,
-    damage: Damage | None,
-) -> None:
-    """Read what could not be read once more, without what is kept of it; note rows that cannot be read, or raise."""
-    rows = ranges(runs.starts, runs.stops - runs.starts)
-    begin, end = shard.indptr[rows], shard.indptr[rows + 1]
-    with _anew(shard.storage) as past:
-        anew = OpenShard(past, runs.entry)
-
-        def read(some: I64) -> None:
-            starts = np.concatenate([[0], np.cumsum(end[some] - begin[some])])
-            _read(anew, begin[some], end[some], _Places(starts, places.to[some]), token, count)
-
-        if damage is None:
-            read(np.arange(rows.size))
-            return
-        lost, reason = read_what_can_be(read, begin, end)
-        if reason is not None:
-            past.forget()
-            damage.lost[own] = lost
-            damage.reasons[number] = reason
-
-
-@compiled
-def _put(values: npt.NDArray[Any], first: int, starts: I64, to: I64, out: npt.NDArray[Any]) -> None:
-    """Write entries, the first of which is number `first` of those that are read, to where their rows go."""
-    row, at = np.searchsorted(starts, first, side="right") - 1, 0
-    while at < values.size:
-        within = first + at - starts[row]
-        n = min(starts[row + 1] - starts[row] - within, values.size - at)
-        if to[row] >= 0:
-            # Views, because an index that could be negative costs a test for each element.
-            source, target = values[at : at + n], out[to[row] + within : to[row] + within + n]
-            for j in range(n):
-                target[j] = source[j]
-        at += n
-        row += 1
-
-
-@compiled
-def _put_tokens(
-    tokens: npt.NDArray[Any], columns: npt.NDArray[Any], first: int, starts: I64, to: I64, out: npt.NDArray[Any]
-) -> None:
-    """Write the tokens of entries' columns; see `_put`."""
-    row, at = np.searchsorted(starts, first, side="right") - 1, 0
-    while at < columns.size:
-        within = first + at - starts[row]
-        n = min(starts[row + 1] - starts[row] - within, columns.size - at)
-        if to[row] >= 0:
-            source, target = columns[at : at + n], out[to[row] + within : to[row] + within + n]
-            for j in range(n):
-                target[j] = tokens[source[j]]
-        at += n
-        row += 1
-
-
-@compiled
-def _repeat(out: npt.NDArray[Any], source: I64, begin: I64, end: I64) -> None:
-    """Fill ranges with what is elsewhere in the same array."""
-    for i in range(source.size):
-        for j in range(end[i] - begin[i]):
-            out[begin[i] + j] = out[source[i] + j]
-
-
-@compiled
-def _row_ends(indptr: I64, starts: I64, stops: I64, offset: int, out: I64) -> None:
-    """Write where each row of the runs ends in their concatenation."""
-    position = 0
-    for run in range(starts.size):
-        shift = offset - indptr[starts[run]]
-        for row in range(starts[run], stops[run]):
-            out[position] = indptr[row + 1] + shift
-            position += 1
-        offset = out[position - 1] if position else offset
+    if arrays.entry_tokens is not None:
+        arrays.entry_tokens.read(first, last, to(token))
+        arrays.counts.read(first, last, to(count))
+        return
+    arrays.read(first, last, lambda part, at: place_tokens(tokens, part, at.start, begin, end, *token), to(count))

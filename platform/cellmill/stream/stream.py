@@ -16,7 +16,7 @@ from cellmill.memory import Memory
 from cellmill.stream.balance import check_capacity, micro_batch_count, split_cells
 from cellmill.stream.cells import SelectedCells
 from cellmill.stream.config import StreamConfig
-from cellmill.stream.group import GroupWork, MadeGroup
+from cellmill.stream.group import GroupWork, MadeGroup, PlacedGroup
 from cellmill.stream.layout import GroupLayout, expand, group_layout
 from cellmill.stream.local import local_groups
 from cellmill.stream.losses import Losses
@@ -34,11 +34,11 @@ class _Arrived:
     """A group that has been made, and its place in the steps."""
 
     layout: GroupLayout
-    made: MadeGroup
+    made: MadeGroup | PlacedGroup
     unit: int
 
-    def step(self, step: int, losses: Losses) -> tuple[int, int] | None:
-        """Return the range of its cells that a step takes, None for none."""
+    def step(self, step: int, losses: Losses) -> PackedBatch | None:
+        """Return its cells that a step takes, None where it has none of that step."""
         i = step - self.layout.first_step
         if not 0 <= i < self.layout.offset.size - 1:
             return None
@@ -48,7 +48,7 @@ class _Arrived:
             losses.add(lost, first, last)
             before = np.searchsorted(lost.cell, [first, last]).tolist()
             first, last = first - before[0], last - before[1]
-        return first, last
+        return self.made.part(i, first, last)
 
 
 class Stream:
@@ -74,6 +74,8 @@ class Stream:
     ----------
     shards
         The shards that hold the cells, ``dataset/digest``.
+    group_cells
+        Cells of a group, about.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class Stream:
         self._losses = Losses()
         self._memory = Memory()
         self.shards = tuple("/".join(entry.key) for entry in selection.shards)
+        self.group_cells = min(config.group_cells, int(config.group_mb * 1e6 / _cell_bytes(selection)))
         self._digest = _order_digest(selection, config, self.lanes)
 
     @property
@@ -249,7 +252,7 @@ class Stream:
         plan = self.plan(epoch)
         layouts: deque[GroupLayout] = deque()
         planned = list(self.groups(plan, self.rank, self.world_size, taken))
-        arriving = self._groups(self._work(plan, planned, taken, layouts))
+        arriving = self._groups(self._work(plan, planned, taken, layouts), plan)
         present: list[_Arrived] = []
         n_arrived = 0
         try:
@@ -267,15 +270,27 @@ class Stream:
 
     def groups(self, plan: EpochPlan, rank: int, world_size: int, taken: int = 0) -> Iterator[Windows]:
         """Yield the groups of windows that a worker makes."""
-        return plan.groups(rank, world_size, max(1, self.config.group_cells // self.unit), taken)
+        return plan.groups(rank, world_size, max(1, self.group_cells // self.unit), taken)
 
-    def work(self, plan: EpochPlan, layout: GroupLayout, name: str = "") -> GroupWork:
-        """Return what makes a group of windows."""
+    def work(self, plan: EpochPlan, layout: GroupLayout, number: int = 0, name: str = "") -> GroupWork:
+        """Return what makes a group of windows, before which the worker makes `number` others."""
         cells = self._cells.pieces(layout.pieces, plan.epoch)
         chosen = expand(layout.cells, self.unit)
         copies = None if cells.copies is None else cells.copies[chosen]
         skip = self.config.on_corrupt == "skip"
-        return GroupWork(name, cells.reading, cells.row[chosen], copies, plan.seed, plan.epoch, self.unit, skip)
+        return GroupWork(
+            name=name,
+            reading=cells.reading,
+            cells=cells.row[chosen],
+            number=number,
+            first_step=layout.first_step,
+            bounds=layout.offset * self.unit,
+            copies=copies,
+            seed=plan.seed,
+            epoch=plan.epoch,
+            unit=self.unit,
+            skip=skip,
+        )
 
     def _work(
         self, plan: EpochPlan, planned: Iterable[Windows], taken: int, layouts: deque[GroupLayout]
@@ -285,15 +300,12 @@ class Stream:
             layouts.append(layout)
             name = f"epoch {plan.epoch}, group {i}: windows {group.first} to {group.last - 1} of lanes at "
             name += ", ".join(map(str, group.places.tolist()))
-            yield self.work(plan, layout, name)
+            yield self.work(plan, layout, i, name)
 
     def _dealt(self, present: list[_Arrived], step: int) -> PackedBatch:
         """Return a step's cells, from all groups that have some."""
-        parts = [(group.made.packed, cells) for group in present if (cells := group.step(step, self._losses))]
-        if not parts:
-            return self._nothing()
-        batches, ranges = zip(*parts, strict=True)
-        return PackedBatch.concatenate(batches, ranges, self._memory)
+        parts = [cells for group in present if (cells := group.step(step, self._losses)) is not None]
+        return PackedBatch.concatenate(parts, self._memory) if parts else self._nothing()
 
     def _with_sets(self, packed: PackedBatch) -> PackedBatch:
         """Add, where cells come in sets, the number of each cell's set within the batch as the label ``set``."""
@@ -313,12 +325,20 @@ class Stream:
         )
         return self._tokeniser.tokenise(block, seed=0, epoch=0)
 
-    def _groups(self, work: Iterator[GroupWork]) -> Generator[MadeGroup, None, None]:
+    def _groups(self, work: Iterator[GroupWork], plan: EpochPlan) -> Generator[MadeGroup | PlacedGroup, None, None]:
         if self.config.backend == "local":
-            return local_groups(work, self._tokeniser, self.config, self._memory)
+            cells = plan.places(self.rank, self.world_size).size * plan.share * self.unit
+            return local_groups(work, self._tokeniser, self.config, self._memory, cells)
         from cellmill.stream.ray_data import ray_groups
 
         return ray_groups(work, self._tokeniser, self.config, self.world_size)
+
+
+def _cell_bytes(selection: Selection) -> float:
+    """Return the memory that the counts of a cell take, on average, with 16 bits for each count."""
+    shards = selection.shards
+    token = 4 if max(entry.vocabulary_size for entry in shards) > 1 << 16 else 2
+    return 1 + (token + 2) * sum(entry.nnz for entry in shards) / sum(entry.n_rows for entry in shards)
 
 
 def _order_digest(selection: Selection, config: StreamConfig, lanes: int) -> str:

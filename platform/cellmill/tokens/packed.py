@@ -95,45 +95,54 @@ class PackedBatch:
             labels={name: codes[cells] for name, codes in self.labels.items()},
         )
 
+    def part(self, first: int, last: int) -> PackedBatch:
+        """Return cells `first` up to, not including, `last`, in the same memory."""
+        start, stop = self.cu_seqlens[[first, last]].tolist()
+
+        def of(array: Any) -> Any:
+            return None if array is None else array[start:stop]
+
+        return PackedBatch(
+            **{name: of(getattr(self, name)) for name in _CHANNELS},
+            cu_seqlens=self.cu_seqlens[first : last + 1] - start,
+            n_pcpt=self.n_pcpt[first:last],
+            cell_id=self.cell_id[first:last],
+            cls_value=self.cls_value,
+            labels={name: codes[first:last] for name, codes in self.labels.items()},
+        )
+
     @staticmethod
-    def concatenate(
-        batches: Sequence[PackedBatch],
-        ranges: Sequence[tuple[int, int]] | None = None,
-        memory: Memory | None = None,
-    ) -> PackedBatch:
-        """Put batches of one tokeniser one after the other.
+    def concatenate(batches: Sequence[PackedBatch], memory: Memory | None = None) -> PackedBatch:
+        """Put batches of one tokeniser one after the other; what lies so already is not copied.
 
         Parameters
         ----------
         batches
             At least one.
-        ranges
-            Which cells of each, from the first up to, not including, the second; all by default.
         memory
             Where the tokens are to be; by default in new memory.
         """
         first, memory = batches[0], memory or Memory()
-        cells = [slice(*some) for some in ranges or [(0, batch.n_cells) for batch in batches]]
-        ends = [batch.cu_seqlens[part.start : part.stop + 1] for batch, part in zip(batches, cells, strict=True)]
-        tokens = [slice(*end[[0, -1]].tolist()) for end in ends]
 
-        def join(name: str, places: list[slice]) -> Any:
+        def join(name: str) -> Any:
             if getattr(first, name) is None:
                 return None
-            parts = [getattr(batch, name)[place] for batch, place in zip(batches, places, strict=True)]
-            return np.concatenate(parts, out=memory.empty(sum(map(len, parts)), np.result_type(*parts)))
+            parts = [getattr(batch, name) for batch in batches]
+            joined = adjoining(parts)
+            if joined is None:
+                joined = memory.empty(sum(map(len, parts)), np.result_type(*parts))
+                np.concatenate(parts, out=joined)
+            return joined
 
+        cu_seqlens = np.zeros(sum(batch.n_cells for batch in batches) + 1, np.int32)
+        np.cumsum(np.concatenate([np.diff(batch.cu_seqlens) for batch in batches]), out=cu_seqlens[1:])
         return PackedBatch(
-            **{name: join(name, tokens) for name in _CHANNELS},
-            **{name: join(name, cells) for name in ("n_pcpt", "cell_id")},
-            cu_seqlens=np.concatenate([[0], np.cumsum(np.concatenate([np.diff(end) for end in ends]))]).astype(
-                np.int32
-            ),
+            **{name: join(name) for name in _CHANNELS},
+            cu_seqlens=cu_seqlens,
+            n_pcpt=np.concatenate([batch.n_pcpt for batch in batches]),
+            cell_id=np.concatenate([batch.cell_id for batch in batches]),
             cls_value=first.cls_value,
-            labels={
-                name: np.concatenate([batch.labels[name][part] for batch, part in zip(batches, cells, strict=True)])
-                for name in first.labels
-            },
+            labels={name: np.concatenate([batch.labels[name] for batch in batches]) for name in first.labels},
         )
 
     def to_table(self) -> pa.Table:
@@ -151,6 +160,24 @@ class PackedBatch:
         arrays = {name: _view(table[name], dtype) for name, dtype in head["dtypes"].items()}
         labels = {name.removeprefix("label:"): arrays.pop(name) for name in list(arrays) if name.startswith("label:")}
         return cls(**arrays, cls_value=head["cls_value"], labels=labels)
+
+
+def adjoining(parts: Sequence[Array]) -> Array | None:
+    """Return arrays of one type as one, without a copy, where each begins at the end of the one before it."""
+    base, begin = parts[0].base, _address(parts[0])
+    end = begin
+    for part in parts:
+        if part.base is not base or _address(part) != end or part.dtype != parts[0].dtype:
+            return None
+        end += part.nbytes
+    if not isinstance(base, np.ndarray):
+        return None
+    return np.ndarray(sum(map(len, parts)), parts[0].dtype, base, begin - _address(base))
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _binary(array: Array) -> pa.Array:

@@ -139,7 +139,7 @@ def test_micro_batches_hold_every_cell_of_the_step(stream_atlas: Atlas) -> None:
     parts = source.micro_batches(packed, 5, 150)
     assert len(parts) == 5
     assert content(PackedBatch.concatenate(parts)) == content(packed)
-    two = PackedBatch.concatenate([packed], [(0, 2)])
+    two = packed.part(0, 2)
     assert len(source.micro_batches(two, 5, 150)) == 5
 
 

@@ -34,12 +34,12 @@ def same(one: PackedBatch, other: PackedBatch) -> None:
 def test_parts_put_together_are_the_whole() -> None:
     for whole in (packed_batch(prompt_ratios=(0.5,)), packed_batch(mask_ratio=0.3), packed_batch(value="log1p")):
         cuts = [0, 7, 7, 20, 30]
-        parts = [PackedBatch.concatenate([whole], [cells]) for cells in pairwise(cuts)]
+        parts = [whole.part(*cells) for cells in pairwise(cuts)]
         same(PackedBatch.concatenate(parts), whole)
-        same(PackedBatch.concatenate([whole] * len(parts), list(pairwise(cuts))), whole)
+        same(PackedBatch.concatenate([whole.select(np.arange(*cells)) for cells in pairwise(cuts)]), whole)
         order = np.random.default_rng(0).permutation(30)
         same(whole.select(order).select(np.argsort(order)), whole)
-        same(whole.select(np.arange(7, 20)), PackedBatch.concatenate([whole], [(7, 20)]))
+        same(whole.select(np.arange(7, 20)), whole.part(7, 20))
 
 
 def test_through_arrow_without_a_copy() -> None:
@@ -54,5 +54,5 @@ def test_through_arrow_without_a_copy() -> None:
     same(found, whole)
     inside = range(buffer.address, buffer.address + buffer.size)
     assert found.gene.__array_interface__["data"][0] in inside
-    empty = PackedBatch.concatenate([whole], [(3, 3)])
+    empty = whole.part(3, 3)
     same(PackedBatch.from_table(empty.to_table()), empty)

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from cellmill.errors import ConfigError, CountsError
 from cellmill.genes import Feature, Vocabulary
-from cellmill.tokens import CellBlock, Modalities, PackedBatch, TokenConfig, Tokeniser
+from cellmill.tokens import CellBlock, Modalities, TokenConfig, Tokeniser
 from tests.platform.tokens.builders import block_of, permuted, random_block, values_of
 
 
@@ -262,8 +262,8 @@ def test_copies_of_a_cell_have_other_chances_and_the_first_is_the_cell_itself() 
     alone = cells_of(tokeniser.tokenise(block.take(np.array([1, 2])), seed=4, epoch=2))
     found = [values_of(packed, cell) for cell in range(5)]
     assert packed.cell_id.tolist() == block.cell_id[chosen].tolist()
-    assert cells_of(PackedBatch.concatenate([packed], [(0, 1)])) == alone[:1]
-    assert cells_of(PackedBatch.concatenate([packed], [(3, 4)])) == alone[1:]
+    assert cells_of(packed.part(0, 1)) == alone[:1]
+    assert cells_of(packed.part(3, 4)) == alone[1:]
     assert found[1] == found[4]
     assert len({tuple(sorted(cell)) for cell in found[:3]}) == 3
 

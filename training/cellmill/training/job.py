@@ -44,6 +44,7 @@ FREE = (
     "stream.data_cpus",
     "stream.prefetch",
     "stream.group_cells",
+    "stream.group_mb",
     "stream.object_store_mb",
     "stream.task_retries",
     "stream.cache_gb",
