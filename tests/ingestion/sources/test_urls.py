@@ -250,6 +250,15 @@ def test_a_copy_that_was_damaged_is_found(tmp_path: Path, web: str) -> None:
     assert Place(f"{web}/a.h5ad").digest == Place(Handler.root / "a.h5ad").digest
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digest": 1, "size": 1}'])
+def test_a_record_of_the_cache_that_does_not_read_is_none(tmp_path: Path, web: str, text: str) -> None:
+    path = write(make_adata(), Handler.root / "a.h5ad")
+    Place(f"{web}/a.h5ad").local_path()
+    for record in (tmp_path / "cache/sources/index").iterdir():
+        record.write_text(text)
+    assert Place(f"{web}/a.h5ad").local_path().read_bytes() == path.read_bytes()
+
+
 def test_a_file_that_changes_while_it_is_fetched_is_refused(tmp_path: Path, web: str) -> None:
     path = write(make_adata(), Handler.root / "a.h5ad")
     place = Place(f"{web}/a.h5ad")

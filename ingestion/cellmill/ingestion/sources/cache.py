@@ -94,9 +94,13 @@ def _known(root: Path, key: str) -> Path | None:
     record = root / "index" / key
     if not record.is_file():
         return None
-    known = json.loads(record.read_text())
-    path = root / "files" / str(known["digest"])
-    return path if path.is_file() and path.stat().st_size == known["size"] else None
+    try:
+        known = json.loads(record.read_text())
+        path, size = root / "files" / known["digest"], known["size"]
+    except (ValueError, LookupError, TypeError):
+        # A record that does not read is none: a machine that lost power may leave such.
+        return None
+    return path if path.is_file() and path.stat().st_size == size else None
 
 
 def _download(remote: RemoteFile, facts: Facts, root: Path, key: str) -> Path:
