@@ -124,7 +124,7 @@ def main() -> None:
         shards = selection.shards
         found = {
             "machine": machine(),
-            "versions": versions("cellmill", "zarr", "zarrs", "ray", "numba", "pyarrow"),
+            "versions": versions("cellmill", "zarr", "numcodecs", "ray", "numba", "pyarrow"),
             "cells": options.cells,
             "datasets": len({entry.dataset for entry in shards}),
             "genes_per_cell": sum(entry.nnz for entry in shards) / options.cells,
